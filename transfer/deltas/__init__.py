@@ -1,0 +1,74 @@
+"""Deltas: what a method trains on top of a frozen backbone, attached by name, without touching the model's code.
+
+>>> from transfer.deltas import LoRA                                         # doctest: +SKIP
+>>> attached = LoRA(rank=8).attach(model)      # the backbone is frozen, `attached` trains      # doctest: +SKIP
+>>> tensors = dict(attached.state_dict())      # canonical names -> tensors                     # doctest: +SKIP
+>>> attached.detach()                          # outputs are bit-identical to those before      # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from transfer.registry import Registry
+
+if TYPE_CHECKING:
+    from transfer.deltas.prefix import Prefix
+
+    from transfer.deltas.adapter import Adapter
+    from transfer.deltas.attached import Attached
+    from transfer.deltas.blocks import block_indices, block_of, n_blocks
+    from transfer.deltas.common_structure import structure
+    from transfer.deltas.delta import Delta
+    from transfer.deltas.lora import LoRA
+    from transfer.deltas.method import DeltaMethod
+
+METHODS = Registry(
+    "method",
+    {
+        "lora": "transfer.deltas.lora:LoRA",
+        "adapter": "transfer.deltas.adapter:Adapter",
+        "prefix": "transfer.deltas.prefix:Prefix",
+    },
+)
+
+# Public name -> file; imported on first use, since each of them needs torch.
+_FILES = {
+    "Adapter": "adapter",
+    "Attached": "attached",
+    "Delta": "delta",
+    "DeltaMethod": "method",
+    "LoRA": "lora",
+    "Prefix": "prefix",
+    "block_of": "blocks",
+    "block_indices": "blocks",
+    "n_blocks": "blocks",
+    "structure": "common_structure",
+}
+
+__all__ = [
+    "METHODS",
+    "Adapter",
+    "Attached",
+    "Delta",
+    "DeltaMethod",
+    "LoRA",
+    "Prefix",
+    "block_indices",
+    "block_of",
+    "n_blocks",
+    "structure",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,73 @@
+"""A delta by itself: a method and its tensors, on no model yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from transfer.deltas import METHODS
+from transfer.deltas.attached import Attached
+from transfer.deltas.method import DeltaMethod
+
+
+class _Card(Protocol):
+    @property
+    def method(self) -> str: ...
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+
+class _Module(Protocol):
+    @property
+    def card(self) -> _Card: ...
+    def tensors(self, dtype: torch.dtype | None = None) -> Mapping[str, torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A method and the tensors it trained, by canonical name.
+
+    Args:
+        method: How the tensors go onto a model.
+        tensors: Canonical name -> tensor.
+        settings: What the method's `from_settings` takes, places included; by default the method's own.
+    """
+
+    method: DeltaMethod
+    tensors: dict[str, torch.Tensor]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.settings:
+            object.__setattr__(self, "settings", self.method.settings())
+
+    @classmethod
+    def from_module(cls, module: _Module) -> Delta:
+        """The delta of a stored module, in fp32.
+
+        Raises:
+            UnknownNameError: the card's method is not among `METHODS`.
+            DeltaError: the card's settings are not the method's.
+        """
+        settings = dict(module.card.settings)
+        method = METHODS.get(module.card.method).from_settings(settings)
+        return cls(method, dict(module.tensors(dtype=torch.float32)), settings)
+
+    @classmethod
+    def from_attached(cls, attached: Attached) -> Delta:
+        """A copy of what is attached; later training does not change it."""
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in attached.state_dict().items()}
+        return cls(attached.method, tensors, attached.method.settings(attached.host))
+
+    def attach(self, model: nn.Module) -> Attached:
+        """Put it on a model; the tensors are copied."""
+        return self.method.attach(model, self.tensors)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of values in all tensors."""
+        return sum(tensor.numel() for tensor in self.tensors.values())

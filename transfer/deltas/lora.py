@@ -1,0 +1,102 @@
+"""LoRA: a product of two narrow matrices beside a linear layer (Hu et al. 2021, arxiv.org/abs/2106.09685, section 4.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+
+from transfer.deltas.attached import Site
+from transfer.deltas.method import DeltaMethod
+from transfer.deltas.modules import linear_features
+from transfer.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA(DeltaMethod):
+    """y = W x + alpha / rank * B A x; A is (rank, in), B is (out, rank). Starts as the bare backbone: B is zero.
+
+    Args:
+        rank: Columns of B, at least 1.
+        alpha: Scale, over the rank.
+        dropout: Share of the input dropped while training, in [0, 1).
+        ranks: place -> rank where it differs from `rank`, as in a checkpoint with a rank pattern.
+        alphas: place -> alpha where it differs from `alpha`.
+    """
+
+    method: ClassVar[str] = "lora"
+    learning_rate: ClassVar[float] = 2e-3
+    prefix: ClassVar[str] = "lora_"
+
+    rank: int = 8
+    alpha: float = 16
+    dropout: float = 0.0
+    where: tuple[str, ...] = ("attn.q", "attn.v")
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+
+    def check(self) -> None:
+        for rank in (self.rank, *self.ranks.values()):
+            if rank < 1:
+                raise ConfigError(f"rank must be at least 1, got {rank}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
+
+    def scale(self, place: str) -> float:
+        """alpha / rank at a place: the delta of its weight is `scale * B @ A`."""
+        return self.alphas.get(place, self.alpha) / self.ranks.get(place, self.rank)
+
+    def settings(self, model: nn.Module | None = None) -> dict[str, Any]:
+        settings = super().settings(model)
+        for name in ("ranks", "alphas"):  # exceptions are on the card only where there are any
+            settings[name] = dict(settings[name])
+            if not settings[name]:
+                del settings[name]
+        return settings
+
+    def local_shapes(self, place: str, module: nn.Module) -> dict[str, tuple[int, ...]]:
+        n_in, n_out = linear_features(place, module, self.method)
+        rank = self.ranks.get(place, self.rank)
+        return {"lora_A": (rank, n_in), "lora_B": (n_out, rank)}
+
+    def fill(self, name: str, tensor: torch.Tensor, generator: torch.Generator) -> None:
+        if name == "lora_A":  # Kaiming's uniform with a = sqrt(5), as PEFT draws it: the bound is 1 / sqrt(in)
+            bound = 1 / math.sqrt(tensor.shape[1])
+            tensor.uniform_(-bound, bound, generator=generator)
+
+    def site(self, place: str, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> Site:
+        return LoRASite(place, tensors, self.scale(place), self.dropout)
+
+
+class LoRASite(Site):
+    """A and B beside one linear layer."""
+
+    lora_A: nn.Parameter
+    lora_B: nn.Parameter
+
+    def __init__(self, place: str, tensors: Mapping[str, torch.Tensor], scale: float, dropout: float) -> None:
+        super().__init__(place, tensors)
+        self.scale, self.dropout = scale, dropout
+
+    def install(self, module: nn.Module) -> list[RemovableHandle]:
+        return [module.register_forward_hook(self.add, with_kwargs=True)]
+
+    def add(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
+    ) -> torch.Tensor:
+        """Forward hook. Input (..., in), output (..., out)."""
+        x: torch.Tensor = args[0] if args else next(iter(kwargs.values()))
+        # A backbone in bf16 hands over bf16: the delta is computed in its own fp32. Autocast casts by itself.
+        if x.dtype != self.lora_A.dtype and not torch.is_autocast_enabled(x.device.type):
+            x = x.to(self.lora_A.dtype)
+        if self.dropout:
+            x = functional.dropout(x, self.dropout, self.training)
+        # The scale is applied on the narrow side, where it costs least.
+        narrow = functional.linear(x, self.lora_A) * self.scale
+        return output + functional.linear(narrow, self.lora_B).to(output.dtype)

@@ -1,0 +1,172 @@
+"""What all delta methods share: settings, places, the random start, attaching."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from transfer.deltas.addressing import check_places, find_places
+from transfer.deltas.attached import Attached, Site, check_tensors
+from transfer.deltas.modules import inner_model, named_modules
+from transfer.errors import ConfigError, DeltaError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaMethod(ABC):
+    """Settings of one method, and how it goes onto a model. A new method is a new file, an entry in `METHODS`, a test.
+
+    Args:
+        where: Common-structure names or ends of module names; the places a method is put by default.
+        at: Exact places, as a card lists them; goes before `where`.
+    """
+
+    method: ClassVar[str]
+    learning_rate: ClassVar[float]
+    derived: ClassVar[tuple[str, ...]] = ()  # settings read from the model: on the card, but not chosen
+
+    where: tuple[str, ...] = ()
+    at: tuple[str, ...] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "where", _names(self.where))
+        if self.at is not None:
+            object.__setattr__(self, "at", _names(self.at))
+        self.check()
+
+    def check(self) -> None:
+        """Refuse settings outside their range.
+
+        Raises:
+            ConfigError: names the setting, its value and the range.
+        """
+
+    @abstractmethod
+    def local_shapes(self, place: str, module: nn.Module) -> dict[str, tuple[int, ...]]:
+        """Local tensor name -> shape for the module at `place`; DeltaError if the method cannot go there."""
+
+    @abstractmethod
+    def fill(self, name: str, tensor: torch.Tensor, generator: torch.Generator) -> None:
+        """Draw the start of one tensor (fp32, zero so far) in place; `name` is its local name."""
+
+    @abstractmethod
+    def site(self, place: str, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> Site:
+        """What goes on the module at `place`, holding these tensors (local names)."""
+
+    def places(self, model: nn.Module) -> list[str]:
+        """Names of the modules that the method goes on, in model order.
+
+        Raises:
+            DeltaError: a name in `where` or `at` is not in the model.
+        """
+        if self.at is not None:
+            return check_places(model, self.at)
+        return find_places(model, self.where)
+
+    def shapes(self, model: nn.Module) -> dict[str, tuple[int, ...]]:
+        """Canonical tensor name -> shape, read from the modules; no forward pass is needed."""
+        modules = named_modules(model)
+        return {
+            f"{place}.{name}": shape
+            for place in self.places(model)
+            for name, shape in self.local_shapes(place, modules[place]).items()
+        }
+
+    def settings(self, model: nn.Module | None = None) -> dict[str, Any]:
+        """All that `from_settings` needs, as JSON: the fields, and with a model the places it goes on there."""
+        chosen: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "at"}
+        chosen = {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
+        if model is not None:
+            chosen["places"] = self.places(model)
+        elif self.at is not None:
+            chosen["places"] = list(self.at)
+        return chosen
+
+    def start_settings(self, model: nn.Module) -> dict[str, Any]:
+        """What decides the shapes of the start, as JSON: modules that agree in it can share one start."""
+        return {"method": self.method, "shapes": {name: list(shape) for name, shape in self.shapes(model).items()}}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """Build the method from what `settings` gave.
+
+        Raises:
+            DeltaError: a setting is unknown to the method.
+            ConfigError: a setting is outside its range.
+        """
+        known = {f.name for f in dataclasses.fields(cls)} - {"at"}
+        unknown = sorted(set(settings) - known - {"places"} - set(cls.derived))
+        if unknown:
+            raise DeltaError(
+                f"{cls.method} has no setting named {unknown[0]!r}", found=f"settings: {', '.join(sorted(known))}"
+            )
+        places = settings.get("places")
+        chosen = {name: value for name, value in settings.items() if name in known}
+        return cls(**chosen, at=None if places is None else tuple(places))
+
+    def draw(self, model: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
+        """The random start: fp32 tensors that fp16 holds exactly, the same wherever it is drawn.
+
+        Each tensor has its own generator, seeded by its name, so neither the order of traversal nor another place
+        changes it, and torch's global generator is not touched.
+
+        Args:
+            model: Any model or a `Backbone`.
+            seed: Any integer; modules that shall be merged share it.
+        """
+        start = {}
+        for name, shape in self.shapes(model).items():
+            tensor = torch.zeros(shape, dtype=torch.float32)
+            digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+            self.fill(self._local(name), tensor, generator)
+            start[name] = tensor.half().float()
+        return start
+
+    def attach(self, model: nn.Module, tensors: Mapping[str, torch.Tensor] | None = None, seed: int = 0) -> Attached:
+        """Put the delta on a model; its code stays as it is, its parameters are frozen.
+
+        Args:
+            model: Any model or a `Backbone` (then its inner model).
+            tensors: Canonical name -> tensor; cast to fp32. None draws the start with `seed`.
+        Raises:
+            DeltaError: a place is missing or cannot take the method, or the tensors do not fit.
+        """
+        host = inner_model(model)
+        shapes = self.shapes(host)
+        if tensors is None:
+            tensors = self.draw(host, seed)
+        check_tensors(shapes, tensors)
+        sites = []
+        modules = named_modules(host)
+        for place in self.places(host):
+            local = {
+                name: tensors[f"{place}.{name}"].detach().to(torch.float32, copy=True)
+                for name in self.local_shapes(place, modules[place])
+            }
+            sites.append(self.site(place, local, host))
+        return Attached(host, self, sites).attach()
+
+    def _local(self, name: str) -> str:
+        """Canonical name without its place: local names begin with the method's own prefix."""
+        return name[name.rindex(f".{self.prefix}") + 1 :]
+
+    prefix: ClassVar[str]  # what all local tensor names of the method begin with, such as "lora_"
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    """A tuple of names from a list, a tuple or a single name.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    names = (names,) if isinstance(names, str) else names
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"where= takes names of places, got {names!r}", hint="where=('attn.q', 'attn.v')")
+    return tuple(names)

@@ -1,0 +1,75 @@
+"""What the deltas ask of a model's modules: their names, their input and output sizes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from transfer.errors import DeltaError
+
+
+class Part(nn.Module):
+    """Base of all modules that a delta puts on a model; they are never places for another delta."""
+
+
+def inner_model(model: nn.Module) -> nn.Module:
+    """The model that tensor names are relative to: the inner one of a `Backbone`, else `model` itself."""
+    if hasattr(model, "tokenizer") and isinstance(getattr(model, "model", None), nn.Module):
+        inner: nn.Module = model.model  # type: ignore[assignment]
+        return inner
+    return model
+
+
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module of the inner model by name, in model order, the root ("") first, without those of deltas."""
+    found: dict[str, nn.Module] = {}
+    _collect(inner_model(model), "", found, set())
+    return found
+
+
+def _collect(module: nn.Module, name: str, found: dict[str, nn.Module], seen: set[int]) -> None:
+    if isinstance(module, Part) or id(module) in seen:
+        return
+    seen.add(id(module))
+    found[name] = module
+    for child_name, child in module.named_children():
+        _collect(child, f"{name}.{child_name}" if name else child_name, found, seen)
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """True for GPT-2's convolution-as-linear, which holds its weight as (in, out)."""
+    return hasattr(module, "nf") and hasattr(module, "nx") and isinstance(getattr(module, "weight", None), torch.Tensor)
+
+
+def features(module: nn.Module) -> tuple[int, int] | None:
+    """(in, out) features of a linear layer, of GPT-2's Conv1D or of anything with both attributes; else None."""
+    if is_conv1d(module):
+        return int(module.nx), int(module.nf)  # type: ignore[arg-type]
+    sizes = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    if isinstance(sizes[0], int) and isinstance(sizes[1], int):
+        return sizes[0], sizes[1]
+    return None
+
+
+def linear_features(place: str, module: nn.Module, method: str) -> tuple[int, int]:
+    """(in, out) features of the layer at `place`.
+
+    Raises:
+        DeltaError: the module there is no linear layer.
+    """
+    sizes = features(module)
+    if sizes is None:
+        raise DeltaError(
+            f"{method} cannot be put on {place!r}",
+            found=f"a {type(module).__name__}, which has no in_features and out_features",
+            hint="name a linear layer in where=, for example 'attn.q' or 'ff.w2'",
+        )
+    return sizes
+
+
+def device_of(module: nn.Module, fallback: nn.Module) -> torch.device:
+    """Device of the first parameter or buffer of `module`, else of `fallback`, else the CPU."""
+    for holder in (module, fallback):
+        for tensor in (*holder.parameters(), *holder.buffers()):
+            return tensor.device
+    return torch.device("cpu")
