@@ -1,0 +1,44 @@
+"""Fixtures for all tests: tiny backbones, the embedded one, and a home that is empty."""
+
+from __future__ import annotations
+
+import os
+
+# Set before anything imports huggingface_hub, which reads them once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or writes the user's zoo, cache or tasks."""
+    home = tmp_path_factory.mktemp("home")
+    for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME", "HF_HOME"):
+        os.environ[name] = str(home / name.lower())
+    for name in ("TRANSFER_ZOO", "TRANSFER_TASKS"):
+        os.environ.pop(name, None)
+
+
+@pytest.fixture
+def tiny_model():
+    """Makes a tiny model: `tiny_model("bert")`."""
+    return tiny.tiny_model
+
+
+@pytest.fixture
+def tiny_backbone():
+    """Makes a tiny backbone: `tiny_backbone("t5")`."""
+    return tiny.tiny_backbone
+
+
+@pytest.fixture(scope="session")
+def embedded():
+    """The embedded MiniLM, loaded once; tests leave it without a delta."""
+    from transfer.backbones import load_backbone
+
+    backbone = load_backbone("embedded")
+    yield backbone
+    assert backbone.delta is None, "a test left a delta on the embedded backbone"

@@ -1,0 +1,30 @@
+"""Public names of a package that are imported on first use, so that `import transfer` stays quick."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def lazy_names(package: str, table: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The `__getattr__` and `__dir__` of a package whose public names live in its files.
+
+    Args:
+        package: `__name__` of the package.
+        table: public name -> file inside the package ("task" for `package.task`).
+
+    >>> __getattr__, __dir__ = lazy_names("transfer", {"Registry": "registry"})
+    >>> __getattr__("Registry").__name__
+    'Registry'
+    """
+
+    def get(name: str) -> Any:
+        if name not in table:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{table[name]}"), name)
+
+    def names() -> list[str]:
+        return sorted(table)
+
+    return get, names

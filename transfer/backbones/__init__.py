@@ -1,0 +1,16 @@
+"""Frozen pretrained models with their tokenizer and their way of answering: encoder, seq2seq, causal."""
+
+from transfer._lazy import lazy_names
+
+__all__ = ["Backbone", "Encoded", "fingerprint", "load_backbone", "wrap_model"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Backbone": "backbone",
+        "Encoded": "encoding",
+        "fingerprint": "fingerprint",
+        "load_backbone": "loading",
+        "wrap_model": "loading",
+    },
+)

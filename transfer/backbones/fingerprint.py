@@ -1,0 +1,72 @@
+"""Which backbone a module fits: a hash of the weights and the vocabulary, not of names or versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from transfer.paths import cache_folder
+
+_SKIP = ("pooler.", "lm_head.", "cls.", "classifier.", "score.", "qa_outputs.")
+
+
+def fingerprint(model: torch.nn.Module, tokenizer: Any) -> str:
+    """64 hex digits: fp32 bytes of the base model's parameters, sorted by name, and the vocabulary.
+
+    The prefix of a task class (`bert.`), pooler and task heads are left out, so `BertModel`, `BertForMaskedLM` and a
+    sentence encoder with the same weights agree. Buffers are left out: they differ between versions of transformers.
+    """
+    prefix = str(getattr(model, "base_model_prefix", ""))
+    base = getattr(model, prefix, model) if prefix else model
+    digest = hashlib.sha256()
+    for name, parameter in sorted(base.named_parameters(), key=lambda item: item[0]):
+        if name.startswith(_SKIP) or "transfer_delta" in name:
+            continue
+        values = parameter.detach().to(device="cpu", dtype=torch.float32).contiguous()
+        digest.update(f"{name} {tuple(values.shape)}\n".encode())
+        digest.update(values.numpy().data)
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
+    digest.update(json.dumps(vocabulary, ensure_ascii=True).encode())
+    return digest.hexdigest()
+
+
+def cached_fingerprint(folder: Path, model: torch.nn.Module, tokenizer: Any) -> str:
+    """The same, remembered per folder for as long as no file in it changes (path, size and time of each)."""
+    key = _folder_key(folder)
+    store = cache_folder() / "fingerprints.json"
+    known = _read(store)
+    if key not in known:
+        known = {**_read(store), key: fingerprint(model, tokenizer)}
+        _write(store, known)
+    return known[key]
+
+
+def _folder_key(folder: Path) -> str:
+    rows = []
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            state = file.stat()
+            rows.append([str(file.resolve()), state.st_size, state.st_mtime_ns])
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _read(store: Path) -> dict[str, str]:
+    try:
+        found = json.loads(store.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a lost or broken cache only costs the time to hash again
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(store: Path, known: dict[str, str]) -> None:
+    store.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=store.parent, prefix=".fingerprints-")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(known, file)
+    os.replace(name, store)

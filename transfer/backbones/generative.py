@@ -1,0 +1,69 @@
+"""What seq2seq and causal backbones share: a choice is scored by the mean log-likelihood of its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transfer.backbones.backbone import Backbone, Example
+from transfer.backbones.encoding import Encoded
+
+IGNORED = -100  # the target id that counts for nothing, as in torch and transformers
+
+
+def answers(row: Example) -> tuple[list[str], int]:
+    """The candidate outputs of a row and the index of the right one, -1 if unknown."""
+    if "choices" in row:
+        return list(row["choices"]), int(row.get("label", -1))
+    output = row.get("output")
+    return ([] if output is None else [str(output)]), (-1 if output is None else 0)
+
+
+def token_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean log-likelihood of each row's target tokens. logits: (rows, length, vocabulary); targets: (rows, length)."""
+    losses = nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), targets, reduction="none", ignore_index=IGNORED
+    )
+    return -losses.sum(dim=1) / (targets != IGNORED).sum(dim=1).clamp_min(1)
+
+
+class GenerativeBackbone(Backbone):
+    """The loss is the mean token cross-entropy of the right answer; logits are mean token log-likelihoods."""
+
+    def pairs(self, encoded: Sequence[Encoded], train: bool) -> tuple[list[int], list[list[int]], Tensor, Tensor]:
+        """Every (row, choice) that has to be read.
+
+        Returns:
+            The row of each pair, the choice's tokens of each pair, index (rows, choices) from a row's choice to its
+            pair (-1 is none), and labels (rows,). When training only the right choice of each row is kept, in column 0.
+        """
+        rows: list[int] = []
+        tokens: list[list[int]] = []
+        columns = 1 if train else max((len(row.choices) for row in encoded), default=0)
+        index = torch.full((len(encoded), columns), -1, dtype=torch.long)
+        labels = torch.zeros(len(encoded), dtype=torch.long)
+        for number, row in enumerate(encoded):
+            kept = [row.choices[row.label]] if train else row.choices
+            if not train:
+                labels[number] = row.label
+            for column, choice in enumerate(kept):
+                index[number, column] = len(rows)
+                rows.append(number)
+                tokens.append(choice)
+        return rows, tokens, index, labels
+
+    @staticmethod
+    def answer(scores: Tensor, index: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        """The result of `forward` from the score of each pair (pairs,)."""
+        logits = scores[index.clamp_min(0)].masked_fill(index < 0, -torch.inf)
+        if labels is None:
+            return {"logits": logits}
+        losses = -logits.gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1)
+        return {"loss": losses.mean(), "losses": losses, "logits": logits}
+
+    def decode(self, ids: Any) -> list[str]:
+        """Text of generated token ids (rows, length)."""
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]

@@ -1,0 +1,56 @@
+"""What a backbone with a delta does on labelled examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from transfer.backbones.backbone import Backbone
+from transfer.backbones.encoding import Encoded
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Per example: loss (n,), predicted choice (n,), right choice (n,)."""
+
+    losses: np.ndarray
+    predicted: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        """1.0 where the prediction is right (n,)."""
+        return (self.predicted == self.labels).astype(np.float64)
+
+    @property
+    def loss(self) -> float:
+        """Mean loss."""
+        return float(self.losses.mean())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right predictions; for generation, where there is one candidate only, it says nothing."""
+        return float(self.correct.mean())
+
+    @property
+    def macro_f1(self) -> float:
+        """Unweighted mean of the F1 of each label that occurs."""
+        from sklearn.metrics import f1_score
+
+        return float(f1_score(self.labels, self.predicted, average="macro", zero_division=0))
+
+    def metrics(self) -> dict[str, float]:
+        """loss, accuracy and macro_f1, as a card holds them."""
+        return {"loss": self.loss, "accuracy": self.accuracy, "macro_f1": self.macro_f1}
+
+
+def measure(backbone: Backbone, encoded: Sequence[Encoded]) -> Measured:
+    """Losses and predictions on encoded examples, in one pass over them."""
+    logits, losses = backbone.outputs(encoded)
+    return Measured(
+        losses=losses.numpy().astype(np.float64),
+        predicted=logits.argmax(dim=1).numpy(),
+        labels=np.array([row.label for row in encoded]),
+    )

@@ -1,0 +1,33 @@
+"""Settings of one tune."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transfer.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSettings:
+    """How long, how fast and in what order.
+
+    The optimiser is AdamW with linear decay to 0 and the gradient clipped at norm 1.
+    """
+
+    steps: int = 60
+    learning_rate: float | None = None  # None takes the method's own default
+    batch_size: int = 16
+    seed: int = 0  # of data order and dropout; the start of a delta has a seed of its own
+    eval_every: int | None = None  # steps between measurements on dev; None measures at the start and the end only
+    patience: int | None = None  # measurements without a better dev loss before stopping; None never stops
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "eval_every", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if self.weight_decay < 0:
+            raise ConfigError(f"weight_decay must be at least 0, got {self.weight_decay}")
