@@ -12,12 +12,17 @@ def lazy_names(package: str, table: Mapping[str, str]) -> tuple[Callable[[str], 
 
     Args:
         package: `__name__` of the package.
-        table: public name -> file inside the package ("task" for `package.task`).
+        table: public name -> file inside the package ("task" for `package.task`). A file must not have the name of
+            what it holds: importing `package.tune` would put the file in the place of the function.
 
     >>> __getattr__, __dir__ = lazy_names("transfer", {"Registry": "registry"})
     >>> __getattr__("Registry").__name__
     'Registry'
     """
+
+    clash = [name for name, file in table.items() if name == file]
+    if clash:
+        raise ValueError(f"{package}: the file of {clash[0]!r} must have another name")
 
     def get(name: str) -> Any:
         if name not in table:

@@ -9,7 +9,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "Backbone": "backbone",
         "Encoded": "encoding",
-        "fingerprint": "fingerprint",
+        "fingerprint": "fingerprints",
         "load_backbone": "loading",
         "wrap_model": "loading",
     },

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from transfer.backbones.backbone import Backbone
-from transfer.backbones.fingerprint import cached_fingerprint, fingerprint
+from transfer.backbones.fingerprints import cached_fingerprint, fingerprint
 from transfer.errors import BackboneError, ConfigError
 from transfer.registry import Registry
 

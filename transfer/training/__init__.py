@@ -5,5 +5,5 @@ from transfer._lazy import lazy_names
 __all__ = ["TuneSettings", "Tuned", "measure", "tune"]
 
 __getattr__, __dir__ = lazy_names(
-    __name__, {"TuneSettings": "settings", "Tuned": "tune", "measure": "measure", "tune": "tune"}
+    __name__, {"TuneSettings": "settings", "Tuned": "tuning", "measure": "measuring", "tune": "tuning"}
 )

@@ -25,7 +25,7 @@ from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
 from transfer.errors import ConfigError, DataError
 from transfer.progress import track
-from transfer.training.measure import measure
+from transfer.training.measuring import measure
 from transfer.training.sampling import LengthBatches
 from transfer.training.settings import TuneSettings
 

@@ -26,7 +26,7 @@ def fingerprint(model: torch.nn.Module, tokenizer: Any) -> str:
     base = getattr(model, prefix, model) if prefix else model
     digest = hashlib.sha256()
     for name, parameter in sorted(base.named_parameters(), key=lambda item: item[0]):
-        if name.startswith(_SKIP) or "transfer_delta" in name:
+        if name.startswith(_SKIP):
             continue
         values = parameter.detach().to(device="cpu", dtype=torch.float32).contiguous()
         digest.update(f"{name} {tuple(values.shape)}\n".encode())
