@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 from transfer.registry import Registry
 
 if TYPE_CHECKING:
-    from transfer.deltas.prefix import Prefix
-
     from transfer.deltas.adapter import Adapter
     from transfer.deltas.attached import Attached
     from transfer.deltas.blocks import block_indices, block_of, n_blocks
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from transfer.deltas.delta import Delta
     from transfer.deltas.lora import LoRA
     from transfer.deltas.method import DeltaMethod
+    from transfer.deltas.prefix import Prefix
 
 METHODS = Registry(
     "method",

@@ -1,4 +1,7 @@
-"""Adapter: a bottleneck after a sub-layer (Houlsby et al. 2019, arxiv.org/abs/1902.00751, section 2.1)."""
+"""Adapter: a bottleneck after a sub-layer.
+
+Source: Houlsby et al. 2019, arxiv.org/abs/1902.00751, section 2.1.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from transfer.deltas.attached import Site
+from transfer.deltas.attached import Holder, Site, own_precision
 from transfer.deltas.method import DeltaMethod
 from transfer.deltas.modules import linear_features
 from transfer.errors import ConfigError
@@ -81,8 +84,8 @@ class Adapter(DeltaMethod):
 class AdapterSite(Site):
     """The bottleneck after one linear layer."""
 
-    adapter_down: nn.Module
-    adapter_up: nn.Module
+    adapter_down: Holder
+    adapter_up: Holder
 
     def __init__(self, place: str, tensors: Mapping[str, torch.Tensor], activation: str) -> None:
         super().__init__(place, tensors)
@@ -94,10 +97,9 @@ class AdapterSite(Site):
     def add(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Forward hook. The output is (..., width), or a tuple whose first item is."""
         hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        x = hidden
-        down, up = self.adapter_down, self.adapter_up
-        if x.dtype != down.weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            x = x.to(down.weight.dtype)
-        narrow = ACTIVATIONS[self.activation](functional.linear(x, down.weight, down.bias))
-        changed = hidden + functional.linear(narrow, up.weight, up.bias).to(hidden.dtype)
+        down, down_bias = self.adapter_down.weight, self.adapter_down.bias
+        up, up_bias = self.adapter_up.weight, self.adapter_up.bias
+        x = own_precision(hidden, down)
+        narrow = ACTIVATIONS[self.activation](functional.linear(x, down, down_bias))
+        changed = hidden + functional.linear(narrow, up, up_bias).to(hidden.dtype)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,13 @@ from transfer.errors import DeltaError
 
 if TYPE_CHECKING:
     from transfer.deltas.method import DeltaMethod
+
+
+class Holder(Part):
+    """Holds what is called `<name>.weight` and `<name>.bias`."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
 
 
 class Site(Part):
@@ -32,7 +39,7 @@ class Site(Part):
             *path, last = name.split(".")
             for part in path:
                 if part not in holder._modules:
-                    holder.add_module(part, Part())
+                    holder.add_module(part, Holder())
                 holder = holder.get_submodule(part)
             holder.register_parameter(last, nn.Parameter(tensor.detach().clone()))
 
@@ -61,10 +68,13 @@ class Attached(Part):
     same place: the one attached first runs first, and they can be detached in any order.
     """
 
-    def __init__(self, host: nn.Module, method: DeltaMethod, sites: list[Site]) -> None:
+    def __init__(
+        self, host: nn.Module, method: DeltaMethod, sites: Sequence[Site], helpers: Sequence[Site] = ()
+    ) -> None:
         super().__init__()
         self.method = method
         self.sites = nn.ModuleList(sites)
+        self.helpers = nn.ModuleList(helpers)
         self._handles: list[RemovableHandle] = []
         self._name: str | None = None
         self._trainable_before: list[str] = []
@@ -109,7 +119,7 @@ class Attached(Part):
         self._name = next(name for name in (f"delta_{i}" for i in range(len(taken) + 1)) if name not in taken)
         self.host.add_module(self._name, self)
         try:
-            for site in self._sites():
+            for site in self._all():
                 site.to(device_of(modules[site.place], self.host))
                 self._handles += site.install(modules[site.place])
         except BaseException:
@@ -126,7 +136,7 @@ class Attached(Part):
             handle.remove()
         self._handles = []
         modules = named_modules(self.host)
-        for site in self._sites():
+        for site in self._all():
             site.uninstall(modules[site.place])
         del self.host._modules[self._name]
         self._name = None
@@ -175,6 +185,10 @@ class Attached(Part):
     def _sites(self) -> list[Site]:
         return [site for site in self.sites if isinstance(site, Site)]
 
+    def _all(self) -> list[Site]:
+        """Sites, then helpers: installed and uninstalled in this order."""
+        return [*self._sites(), *(helper for helper in self.helpers if isinstance(helper, Site))]
+
     def _freeze(self) -> None:
         backbone = dict(backbone_parameters(self.host))
         others = [module for module in self.host.children() if isinstance(module, Attached)]
@@ -198,6 +212,13 @@ def backbone_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     for name, module in named_modules(model).items():
         for local, parameter in module.named_parameters(recurse=False):
             yield (f"{name}.{local}" if name else local), parameter
+
+
+def own_precision(x: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """`x` in the dtype of the delta, since a backbone in bf16 hands over bf16; autocast does its own casting."""
+    if x.dtype == parameter.dtype or torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(parameter.dtype)
 
 
 def check_tensors(

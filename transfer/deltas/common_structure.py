@@ -13,12 +13,15 @@ import re
 from torch import nn
 
 from transfer.deltas.modules import features, named_modules
+from transfer.errors import DeltaError
 
 QUERY = ("q", "query", "q_proj", "query_proj", "q_lin", "to_q", "wq")
 KEY = ("k", "key", "k_proj", "key_proj", "k_lin", "to_k", "wk")
 VALUE = ("v", "value", "v_proj", "value_proj", "v_lin", "to_v", "wv")
 FUSED = ("c_attn", "query_key_value", "qkv", "qkv_proj", "Wqkv", "in_proj")
 PROJECTION = ("o", "out_proj", "o_proj", "c_proj", "out_lin", "dense", "wo", "to_out")
+HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
+HEAD_WIDTH = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "dim_per_head", "d_kv")
 NEIGHBOUR_PROJECTION = "output.dense"  # BERT's family keeps the output projection beside `self`
 
 _CROSS = re.compile(r"cross|encdec|encoder_attn", re.IGNORECASE)
@@ -39,7 +42,7 @@ def structure(model: nn.Module) -> dict[str, list[str]]:
     modules = named_modules(model)
     found: dict[str, list[str]] = {}
     inside: set[str] = set()  # modules that belong to an attention
-    attentions = [name for name, module in modules.items() if _is_attention(module)]
+    attentions = [name for name, module in modules.items() if is_attention(module)]
     for name in attentions:
         kind = "crossattn" if _CROSS.search(name) else "attn"
         found.setdefault(kind, []).append(name)
@@ -68,10 +71,48 @@ def _child(module: nn.Module, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if name in children and features(children[name]) is not None), None)
 
 
-def _is_attention(module: nn.Module) -> bool:
+def is_attention(module: nn.Module) -> bool:
+    """True for a module with a query, a key and a value projection as children, or the three fused in one."""
     if _child(module, FUSED):
         return True
     return all(_child(module, names) for names in (QUERY, KEY, VALUE))
+
+
+def head_sizes(attention: nn.Module) -> tuple[int, int]:
+    """(key-value heads, width of a head) of an attention module, read from its layers and its config.
+
+    Raises:
+        DeltaError: the width of a head is to be found nowhere.
+    """
+    config = getattr(attention, "config", None)
+    heads = _first(attention, config, HEADS)
+    head_width = _first(attention, None, HEAD_WIDTH)
+    key = _child(attention, KEY)
+    key_width = (features(attention.get_submodule(key)) or (0, 0))[1] if key else None
+    if head_width is None and key_width is not None and heads:
+        head_width = key_width // heads
+    if head_width is None:
+        raise DeltaError(
+            f"the width of a head of {type(attention).__name__} is unknown", found=f"none of {', '.join(HEAD_WIDTH)}"
+        )
+    if key_width is not None:
+        return key_width // head_width, head_width
+    # Query, key and value fused: their sizes can't be told apart by shape, so the numbers of heads must be known.
+    kv_heads = _first(attention, config, ("num_key_value_heads",)) or heads
+    if not kv_heads:
+        raise DeltaError(
+            f"the number of heads of {type(attention).__name__} is unknown", found=f"none of {', '.join(HEADS)}"
+        )
+    return kv_heads, head_width
+
+
+def _first(module: nn.Module, config: object, names: tuple[str, ...]) -> int | None:
+    for holder in (module, config):
+        for name in names:
+            value = getattr(holder, name, None)
+            if isinstance(value, int):
+                return value
+    return None
 
 
 def _parts(name: str, modules: dict[str, nn.Module]) -> dict[str, str]:

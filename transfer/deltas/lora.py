@@ -1,4 +1,7 @@
-"""LoRA: a product of two narrow matrices beside a linear layer (Hu et al. 2021, arxiv.org/abs/2106.09685, section 4.1)."""
+"""LoRA: a product of two narrow matrices beside a linear layer.
+
+Source: Hu et al. 2021, arxiv.org/abs/2106.09685, section 4.1.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from transfer.deltas.attached import Site
+from transfer.deltas.attached import Site, own_precision
 from transfer.deltas.method import DeltaMethod
 from transfer.deltas.modules import linear_features
 from transfer.errors import ConfigError
@@ -92,9 +95,7 @@ class LoRASite(Site):
     ) -> torch.Tensor:
         """Forward hook. Input (..., in), output (..., out)."""
         x: torch.Tensor = args[0] if args else next(iter(kwargs.values()))
-        # A backbone in bf16 hands over bf16: the delta is computed in its own fp32. Autocast casts by itself.
-        if x.dtype != self.lora_A.dtype and not torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.lora_A.dtype)
+        x = own_precision(x, self.lora_A)
         if self.dropout:
             x = functional.dropout(x, self.dropout, self.training)
         # The scale is applied on the narrow side, where it costs least.

@@ -40,6 +40,7 @@ class DeltaMethod(ABC):
             object.__setattr__(self, "at", _names(self.at))
         self.check()
 
+    @abstractmethod
     def check(self) -> None:
         """Refuse settings outside their range.
 
@@ -58,6 +59,10 @@ class DeltaMethod(ABC):
     @abstractmethod
     def site(self, place: str, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> Site:
         """What goes on the module at `place`, holding these tensors (local names)."""
+
+    def helpers(self, model: nn.Module) -> list[Site]:
+        """Sites without tensors that the method needs beside its places, such as a shift of positions."""
+        return []
 
     def places(self, model: nn.Module) -> list[str]:
         """Names of the modules that the method goes on, in model order.
@@ -151,7 +156,7 @@ class DeltaMethod(ABC):
                 for name in self.local_shapes(place, modules[place])
             }
             sites.append(self.site(place, local, host))
-        return Attached(host, self, sites).attach()
+        return Attached(host, self, sites, self.helpers(host)).attach()
 
     def _local(self, name: str) -> str:
         """Canonical name without its place: local names begin with the method's own prefix."""
