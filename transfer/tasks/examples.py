@@ -1,0 +1,237 @@
+"""From tables to rows of examples: the input, the choices, the label, checked row by row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transfer.errors import DataError
+from transfer.tasks.columns import Columns, choices_problem, complete, template_of
+from transfer.tasks.labels import check_labels, counts_from_one, fixed_labels, row_labels
+from transfer.tasks.table import Rows, Table
+from transfer.tasks.kinds import Kind
+
+# Texts that come back so often are answers to choose from, not texts to write.
+_MOST_ANSWERS = 100
+_LEAST_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The rows of each split, what kind of task they make, and lines about how they were read."""
+
+    kind: Kind
+    rows: Mapping[str, Rows]
+    notes: tuple[str, ...] = ()
+
+
+def build(tables: Mapping[str, Table], columns: Columns, kind: Kind | None = None) -> Examples:
+    """Make examples of tables.
+
+    Args:
+        tables: split -> table; a single file is one table under "all".
+        columns: The mapping; what it leaves open is guessed from the first table.
+        kind: What the task is known to be; None means whatever the columns show.
+
+    Raises:
+        DataError: a column is missing, a row is incomplete, or a label is none of the choices.
+    """
+    tables, notes = _without_unlabelled(tables, columns)
+    columns, guessed = complete(columns, next(iter(tables.values())))
+    notes += guessed
+    inputs: dict[str, list[str]] = {}
+    for split, table in list(tables.items()):
+        texts = _inputs(table, columns)
+        blank = [row for row, text in enumerate(texts) if text is None]
+        if blank and not columns.lenient:
+            raise table.error(blank[0], "the input is blank", hint="every row needs an input; leave blank rows out")
+        if blank:
+            notes.append(f"{split}: {len(blank)} rows with a blank input left out")
+            tables[split] = _keep(table, [row for row, text in enumerate(texts) if text is not None])
+        inputs[split] = [text for text in texts if text is not None]
+    if columns.output is not None:
+        return _generation(tables, inputs, columns, notes)
+    if columns.choices is None and columns.choice_columns:
+        return _own_choices(tables, inputs, columns, kind, notes)
+    return _fixed_choices(tables, inputs, columns, kind, notes)
+
+
+def looks_like_answers(tables: Mapping[str, Table], column: str) -> bool:
+    """Whether a column of texts repeats a small set of answers, as CrossFit's classification tasks do."""
+    texts = [text for table in tables.values() for text in table.columns.get(column, ())]
+    different = len(set(texts))
+    return 2 <= different <= _MOST_ANSWERS and len(texts) >= _LEAST_REPEATS * different
+
+
+def _inputs(table: Table, columns: Columns) -> list[str | None]:
+    if columns.template is None and len(columns.inputs) == 1 and columns.limit is None:
+        texts: list[str | None] = []
+        for row, value in enumerate(table.need(columns.inputs[0])):
+            if value is not None and not isinstance(value, str):
+                raise table.error(
+                    row,
+                    f"{columns.inputs[0]!r} is a {type(value).__name__} where text should be",
+                    hint="name another column with --input-column",
+                )
+            texts.append(value if value and value.strip() else None)
+        return texts
+    return template_of(columns).fill(table, columns.words, columns.limit)
+
+
+def _generation(
+    tables: Mapping[str, Table], inputs: Mapping[str, list[str]], columns: Columns, notes: list[str]
+) -> Examples:
+    assert columns.output is not None
+    rows = {}
+    for split, table in tables.items():
+        outputs: list[str] = []
+        for row, value in enumerate(table.need(columns.output)):
+            if not isinstance(value, str) or not value.strip():
+                raise table.error(row, f"no text in {columns.output!r}", hint="every row needs an output")
+            outputs.append(value)
+        rows[split] = Rows(inputs[split], outputs=outputs)
+    if looks_like_answers(tables, columns.output):
+        notes.append(
+            f"{columns.output!r} repeats a few texts; for classification: --label-column {columns.output}"
+        )
+    return Examples("generation", rows, tuple(notes))
+
+
+def _own_choices(
+    tables: Mapping[str, Table], inputs: Mapping[str, list[str]], columns: Columns, kind: Kind | None, notes: list[str]
+) -> Examples:
+    """Each row brings its choices; if they are all the same, it is a classification task after all."""
+    label = _label(columns)
+    rows = {}
+    for split, table in tables.items():
+        choices = _choice_lists(table, columns)
+        check_labels(table, label, named=True)
+        letters = None if columns.letters is None else table.need(columns.letters)
+        rows[split] = Rows(inputs[split], choices, row_labels(table, label, choices, columns.values, letters))
+    first = next(iter(rows.values())).choices
+    assert first is not None
+    odd = _first_other(rows, first[0])
+    if kind == "classification" and odd is not None:
+        split, row = odd
+        raise tables[split].error(
+            row,
+            "other choices than the first row's, in a classification task",
+            found=", ".join(repr(choice) for choice in first[0][:6]),
+            hint='the same choices in the same order on every line, or "kind": "multiple_choice" in task.json',
+        )
+    shown: Kind = "classification" if odd is None else "multiple_choice"
+    return Examples(kind if kind in ("classification", "multiple_choice") else shown, rows, tuple(notes))
+
+
+def _fixed_choices(
+    tables: Mapping[str, Table], inputs: Mapping[str, list[str]], columns: Columns, kind: Kind | None, notes: list[str]
+) -> Examples:
+    label = _label(columns)
+    for table in tables.values():
+        check_labels(table, label, named=columns.choices is not None or label in table.label_names)
+    choices = columns.choices
+    if choices is None:
+        choices = _choices_in_data(tables, label)
+        notes.append(f"choices, read from {label!r}: {_shown(choices)}")
+    first = 0
+    if columns.choices is not None and columns.values is None and counts_from_one(tables, label, choices):
+        first = 1
+        notes.append(f"labels count from 1: 1 is {choices[0]!r}, {len(choices)} is {choices[-1]!r}")
+    same = list(choices)
+    rows = {
+        split: Rows(inputs[split], [same] * len(table), fixed_labels(table, label, choices, columns.values, first))
+        for split, table in tables.items()
+    }
+    return Examples("classification", rows, tuple(notes))
+
+
+def _label(columns: Columns) -> str:
+    assert columns.label is not None, "complete() leaves no mapping without a label or an output"
+    return columns.label
+
+
+def _choices_in_data(tables: Mapping[str, Table], label: str) -> tuple[str, ...]:
+    """The names that the format keeps for a label column, or else the texts in it, sorted."""
+    first = next(iter(tables.values()))
+    if label in first.label_names:
+        return tuple(name.replace("_", " ") for name in first.label_names[label])
+    values = {value for table in tables.values() for value in table.need(label)}
+    if all(isinstance(value, bool) for value in values):
+        return ("false", "true")
+    choices = tuple(sorted(" ".join(str(value).split()) for value in values))
+    choices = tuple(dict.fromkeys(choices))
+    if len(choices) < 2:
+        raise DataError(
+            f"{first.where}: every label in {label!r} is {choices[0]!r}",
+            hint="--choices with all answers there can be, or another --label-column",
+        )
+    return choices
+
+
+def _choice_lists(table: Table, columns: Columns) -> list[list[str]]:
+    if len(columns.choice_columns) == 1:
+        values: list[Any] = list(table.need(columns.choice_columns[0]))
+    else:
+        values = [list(row) for row in zip(*(table.need(name) for name in columns.choice_columns), strict=True)]
+        # Rows with fewer choices leave the last columns empty.
+        values = [[v for i, v in enumerate(row) if v not in (None, "") or any(row[i + 1 :])] for row in values]
+    lists: list[list[str]] = []
+    for row, value in enumerate(values):
+        if isinstance(value, str):
+            value = _parsed(value)
+        if not isinstance(value, list) or not all(isinstance(choice, str) for choice in value):
+            raise table.error(
+                row,
+                "no list of choices" if value in (None, []) else "choices are not a list of texts",
+                hint='"choices": ["no", "yes"], or --choices no,yes when they are the same on every row',
+            )
+        cleaned = [" ".join(choice.split()) if columns.limit else choice for choice in value]
+        problem = choices_problem(cleaned)
+        if problem and not (columns.lenient and "twice" in problem):
+            raise table.error(row, f"choices: {problem}", found=", ".join(repr(choice) for choice in cleaned[:6]))
+        lists.append(cleaned)
+    return lists
+
+
+def _parsed(value: str) -> Any:
+    """A list of choices in one cell of a CSV file: JSON, or separated by bars."""
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
+    return [part.strip() for part in value.split("|")]
+
+
+def _first_other(rows: Mapping[str, Rows], choices: list[str]) -> tuple[str, int] | None:
+    for split, some in rows.items():
+        for row, own in enumerate(some.choices or ()):
+            if own != choices:
+                return split, row
+    return None
+
+
+def _without_unlabelled(tables: Mapping[str, Table], columns: Columns) -> tuple[dict[str, Table], list[str]]:
+    kept, notes = {}, []
+    for split, table in tables.items():
+        if columns.drop and columns.label is not None:
+            values = table.need(columns.label)
+            keep = [row for row, value in enumerate(values) if value is not None and value not in columns.drop]
+            if not keep:
+                raise DataError(f"{table.where}: no row has a label", hint="this split's labels are not public")
+            if len(keep) < len(table):
+                notes.append(f"{split}: {len(table) - len(keep)} rows without a label left out")
+                table = _keep(table, keep)
+        kept[split] = table
+    return kept, notes
+
+
+def _keep(table: Table, rows: Sequence[int]) -> Table:
+    columns = {name: [values[row] for row in rows] for name, values in table.columns.items()}
+    return replace(table, columns=columns, lines=[table.lines[row] for row in rows])
+
+
+def _shown(choices: Sequence[str]) -> str:
+    return ", ".join(choices[:8]) + (f", ... ({len(choices)})" if len(choices) > 8 else "")

@@ -1,0 +1,112 @@
+"""The `name:` marks that joined inputs are made of: found in the data, and used to take an input apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+# A mark stands at the start or after a space, is one to three short words and is followed by a colon and a space
+# (or the end). "can a tree have more than one trunk context: ..." shows why the words cannot be read off one row:
+# only what every row has in common tells that the mark is "context" and not "one trunk context".
+_COLON = re.compile(r":(?=\s|$)")
+_WORD = re.compile(r"[A-Za-z0-9][\w-]*$")
+_LONGEST = 3
+
+
+def find_fields(inputs: Sequence[str]) -> tuple[str, ...]:
+    """Names of the marks that every input has, in the order of the inputs.
+
+    The first mark has to open every input; without one there are no fields.
+
+    >>> find_fields(["question: is it wet context: Rain fell.", "question: who won context: A tie."])
+    ('question', 'context')
+    >>> find_fields(["no marks here", "note: one mark"])
+    ()
+    """
+    common: set[str] | None = None
+    opening: set[str] | None = None
+    for text in inputs:
+        marks, first = _marks(text)
+        common = marks if common is None else common & marks
+        opening = {first} if opening is None else opening & {first}
+        if not common or not opening:
+            return ()
+    if not common or not opening:
+        return ()
+    first = next(iter(opening))
+    if first is None or first not in common:
+        return ()
+    # "Speaker 1:" inside a "dialogue:" is not a field of the task: marks are written the way the first one is.
+    alike = {name for name in common if name[0].isupper() == first[0].isupper()}
+    # Where every row has "candidate answer:", it has "answer:" too; the longer name is the mark.
+    longest = {name for name in alike if not any(other.endswith(" " + name) for other in alike)}
+    ordered = sorted(longest, key=lambda name: _position(inputs[0], name))
+    kept = [first, *(name for name in ordered if name != first)]
+    # A row that has them in another order cannot be taken apart: such a name is chance, not a mark.
+    for text in inputs:
+        kept = _in_order(text, kept)
+    return tuple(kept)
+
+
+def split_fields(text: str, fields: Sequence[str]) -> list[tuple[str, str]]:
+    """Take an input apart into its fields: (name, value) in order; joining `name: value` with spaces gives it back.
+
+    Args:
+        text: An input that has every one of `fields`, in their order.
+        fields: Names from `find_fields`; empty gives one nameless field.
+
+    >>> split_fields("question: is it wet context: Rain fell.", ("question", "context"))
+    [('question', 'is it wet'), ('context', 'Rain fell.')]
+    >>> split_fields("just text", ())
+    [('', 'just text')]
+    """
+    spans: list[tuple[str, int, int]] = []      # name, where the mark starts, where its value starts
+    after = 0
+    for name in fields:
+        start = _position(text, name, after)
+        if start < 0:
+            continue
+        spans.append((name, start, start + len(name) + 1))
+        after = start + len(name) + 1
+    if not spans or text[: spans[0][1]].strip():
+        return [("", text)]
+    ends = [start for _, start, _ in spans[1:]] + [len(text)]
+    return [(name, text[begin:end].strip()) for (name, _, begin), end in zip(spans, ends, strict=True)]
+
+
+def _marks(text: str) -> tuple[set[str], str | None]:
+    """All names that could be a mark of `text`, and the one that opens it."""
+    marks: set[str] = set()
+    first: str | None = None
+    for colon in _COLON.finditer(text):
+        name, rest = "", text[: colon.start()]
+        for _ in range(_LONGEST):
+            word = _WORD.search(rest)
+            if word is None or (word.start() > 0 and not rest[word.start() - 1].isspace()):
+                break
+            name = f"{word.group()} {name}".rstrip()
+            if name[0].isalpha():
+                marks.add(name)
+            if word.start() == 0:
+                first = first or (name if name[0].isalpha() else None)
+                break
+            if rest[word.start() - 1] != " ":
+                break
+            rest = rest[: word.start() - 1]
+    return marks, first
+
+
+def _position(text: str, name: str, after: int = 0) -> int:
+    """Where the mark `name:` starts in `text` at or after `after`; -1 if nowhere."""
+    found = re.compile(rf"(?:^|(?<=\s)){re.escape(name)}:(?=\s|$)").search(text, after)
+    return -1 if found is None else found.start()
+
+
+def _in_order(text: str, names: list[str]) -> list[str]:
+    kept, after = [], 0
+    for name in names:
+        start = _position(text, name, after)
+        if start >= 0:
+            kept.append(name)
+            after = start + len(name) + 1
+    return kept

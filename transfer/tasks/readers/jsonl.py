@@ -1,0 +1,57 @@
+"""JSON lines: one object per line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transfer.errors import DataError
+from transfer.tasks.readers.text import read_text
+from transfer.tasks.table import Table
+
+
+def read(path: Path) -> Table:
+    """Read a `.jsonl` file. Blank lines are passed over; a key that a line lacks is None there.
+
+    Raises:
+        DataError: a line is not one JSON object; names the line.
+    """
+    records: list[dict[str, Any]] = []
+    lines: list[int] = []
+    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped, which only "\n" must end.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        records.append(_object(path, number, line))
+        lines.append(number)
+    names: dict[str, None] = {name: None for record in records for name in record}
+    return Table(
+        where=str(path),
+        columns={name: [record.get(name) for record in records] for name in names},
+        lines=lines,
+    )
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        what = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        if line.strip() in ("[", "{"):
+            hint = "one whole object per line; from a JSON list: jq -c '.[]' FILE.json > FILE.jsonl"
+        else:
+            hint = 'one object per line, such as {"input": "...", "choices": ["no", "yes"], "label": 1}'
+        raise DataError(f"{path}, line {number}: broken JSON: {what}", found=_shorten(line), hint=hint) from error
+    if not isinstance(record, dict):
+        raise DataError(
+            f"{path}, line {number}: a {type(record).__name__} where an object should be",
+            found=_shorten(line),
+            hint='one object per line, such as {"input": "...", "choices": ["no", "yes"], "label": 1}',
+        )
+    return record
+
+
+def _shorten(line: str) -> str:
+    line = line.strip()
+    return line if len(line) <= 80 else line[:77] + "..."
