@@ -50,12 +50,13 @@ class Entry:
         parts = place.get("parts") or [{"config": place.get("config")}]
         columns = Columns(
             template=said["template"],
-            label=said["label"],
+            label=said.get("label"),
+            output=said.get("output"),
             choices=tuple(said["choices"]) if "choices" in said else None,
             values=tuple(said["values"]) if "values" in said else None,
             choice_columns=tuple(said.get("choice_columns", ())),
             letters=said.get("letters"),
-            words=said.get("words", {}),
+            rewrite=said.get("rewrite", {}),
             drop=tuple(said.get("drop", ())),
             limit=_LIMIT,
             lenient=True,

@@ -26,8 +26,8 @@ class Columns:
             a list of values that mean the same.
         choice_columns: One column with a list per row, or one column per choice.
         letters: Column with the names of a row's choices, a list; the label is one of them.
-        words: column -> value -> what is written instead.
-        drop: Values of the label column that mean "no label"; such rows are left out.
+        rewrite: column -> regular expression -> what is written instead.
+        drop: Values of the label column (or their names) that mean "no label"; such rows are left out.
         limit: Most characters of an input.
         lenient: Leave rows with a blank input out instead of refusing them.
     """
@@ -40,7 +40,7 @@ class Columns:
     values: tuple[Any, ...] | None = None
     choice_columns: tuple[str, ...] = ()
     letters: str | None = None
-    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    rewrite: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     drop: tuple[Any, ...] = ()
     limit: int | None = None
     lenient: bool = False
@@ -202,7 +202,7 @@ def _guess_choices(table: Table, plain: Mapping[str, str]) -> tuple[str, ...]:
     for word in _CHOICES:
         if word in plain:
             return (plain[word],)
-    for word in ("choices text", "options text"):      # a struct of lists, as in ARC
+    for word in ("choices text", "options text"):  # a struct of lists, as in ARC
         if word in plain:
             return (plain[word],)
     numbered: dict[str, list[str]] = {}
@@ -245,7 +245,7 @@ def _guess_input(table: Table, columns: Columns) -> dict[str, Any]:
         order = list(_MARKS)
         chosen = sorted(known, key=lambda name: order.index(known[name]))
         marks = [_MARKS[known[name]] for name in chosen]
-        if len(set(marks)) < len(marks):        # `text` and `body`, say: their own names keep them apart
+        if len(set(marks)) < len(marks):  # `text` and `body`, say: their own names keep them apart
             marks = [_words(name) for name in chosen]
         safe = [name.replace("{", "{{").replace("}", "}}") for name in chosen]
         return {"template": " ".join(f"{mark}: {{{name}}}" for mark, name in zip(marks, safe, strict=True))}

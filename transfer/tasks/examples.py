@@ -9,9 +9,9 @@ from typing import Any
 
 from transfer.errors import DataError
 from transfer.tasks.columns import Columns, choices_problem, complete, template_of
+from transfer.tasks.kinds import Kind
 from transfer.tasks.labels import check_labels, counts_from_one, fixed_labels, row_labels
 from transfer.tasks.table import Rows, Table
-from transfer.tasks.kinds import Kind
 
 # Texts that come back so often are answers to choose from, not texts to write.
 _MOST_ANSWERS = 100
@@ -77,7 +77,7 @@ def _inputs(table: Table, columns: Columns) -> list[str | None]:
                 )
             texts.append(value if value and value.strip() else None)
         return texts
-    return template_of(columns).fill(table, columns.words, columns.limit)
+    return template_of(columns).fill(table, columns.rewrite, columns.limit)
 
 
 def _generation(
@@ -93,9 +93,7 @@ def _generation(
             outputs.append(value)
         rows[split] = Rows(inputs[split], outputs=outputs)
     if looks_like_answers(tables, columns.output):
-        notes.append(
-            f"{columns.output!r} repeats a few texts; for classification: --label-column {columns.output}"
-        )
+        notes.append(f"{columns.output!r} repeats a few texts; for classification: --label-column {columns.output}")
     return Examples("generation", rows, tuple(notes))
 
 
@@ -217,8 +215,9 @@ def _without_unlabelled(tables: Mapping[str, Table], columns: Columns) -> tuple[
     kept, notes = {}, []
     for split, table in tables.items():
         if columns.drop and columns.label is not None:
-            values = table.need(columns.label)
-            keep = [row for row, value in enumerate(values) if value is not None and value not in columns.drop]
+            dropped: set[Any] = {None, *columns.drop}
+            dropped |= {i for i, name in enumerate(table.label_names.get(columns.label, ())) if name in columns.drop}
+            keep = [row for row, value in enumerate(table.need(columns.label)) if value not in dropped]
             if not keep:
                 raise DataError(f"{table.where}: no row has a label", hint="this split's labels are not public")
             if len(keep) < len(table):

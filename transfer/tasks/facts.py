@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from transfer.errors import DataError
+from transfer.tasks.kinds import Kind
 from transfer.tasks.labels import refuse_kind
 from transfer.tasks.readers.text import read_text
-from transfer.tasks.kinds import Kind
 
 _REFUSED = {
     "regression": "regression",

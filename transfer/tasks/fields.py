@@ -60,7 +60,7 @@ def split_fields(text: str, fields: Sequence[str]) -> list[tuple[str, str]]:
     >>> split_fields("just text", ())
     [('', 'just text')]
     """
-    spans: list[tuple[str, int, int]] = []      # name, where the mark starts, where its value starts
+    spans: list[tuple[str, int, int]] = []  # name, where the mark starts, where its value starts
     after = 0
     for name in fields:
         start = _position(text, name, after)

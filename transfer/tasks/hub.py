@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def _load_part(entry: Entry, part: Part) -> Mapping[str, datasets.Dataset]:
             folder = part.config or "*"
             files = {name: f"{folder}/{name}/*.parquet" for name in dict.fromkeys(entry.splits.values())}
             loaded = datasets.load_dataset(entry.dataset, revision=_CONVERTED, data_files=files)
-    except Exception as error:      # from network, cache and parsers alike; told on with its cause
+    except Exception as error:  # from network, cache and parsers alike; told on with its cause
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OutOfReach(f"cannot load {entry.dataset}: {reason}") from error
     return {str(name): split for name, split in loaded.items()}
@@ -90,18 +90,22 @@ def _table(where: str, split: datasets.Dataset, constants: Mapping[str, str]) ->
         for column, feature in split.features.items()
         if isinstance(feature, datasets.ClassLabel) and feature.names
     }
-    columns: dict[str, Any] = {}
-    # Not Dataset.flatten(): ARC's `choices` is a struct of lists on one version of the data, a list on another.
+    columns: dict[str, Sequence[Any]] = {}
     for column in split.column_names:
-        values = split[column][:]
-        first = next((value for value in values if value is not None), None)
-        if isinstance(first, Mapping):
-            for key in first:
-                columns[f"{column}.{key}"] = [None if value is None else value.get(key) for value in values]
-        else:
-            columns[column] = values
+        columns |= _flat(column, split[column][:])
     columns |= {name: [text] * len(split) for name, text in constants.items()}
     return Table(where, columns, range(1, len(split) + 1), unit="row", label_names=names)
+
+
+def _flat(column: str, values: Sequence[Any]) -> dict[str, Sequence[Any]]:
+    """`choices` as `choices.text` and `choices.label`, be it a struct of lists or, as newer data has it, a list of
+    structs."""
+    first = next((value for value in values if value), None)
+    if isinstance(first, Mapping):
+        return {f"{column}.{key}": [None if v is None else v.get(key) for v in values] for key in first}
+    if isinstance(first, list) and first and isinstance(first[0], Mapping):
+        return {f"{column}.{key}": [[part.get(key) for part in v or ()] for v in values] for key in first[0]}
+    return {column: values}
 
 
 def _joined(tables: list[Table]) -> Table:

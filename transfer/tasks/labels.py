@@ -136,9 +136,10 @@ def counts_from_one(tables: Mapping[str, Table], column: str, choices: Sequence[
 
 def _own_label(value: Any, choices: Sequence[str]) -> int | None:
     if isinstance(value, str):
-        text = value.strip()
-        if list(choices).count(text) == 1:
-            return list(choices).index(text)
+        text = " ".join(value.split())
+        own = [" ".join(choice.split()) for choice in choices]
+        if own.count(text) == 1:
+            return own.index(text)
         if len(text) == 1 and "A" <= text.upper() <= "Z":
             return ord(text.upper()) - ord("A")
     number = _number(value)
@@ -153,7 +154,7 @@ def _lookup(choices: Sequence[str], values: Sequence[Any] | None) -> tuple[dict[
     folded: dict[str, int] = {}
     for key, i in exact.items():
         if isinstance(key, str) and folded.setdefault(key.casefold(), i) != i:
-            return exact, {}        # two choices differ in case only, so case tells them apart
+            return exact, {}  # two choices differ in case only, so case tells them apart
     return exact, folded
 
 
@@ -164,6 +165,8 @@ def _find(value: Any, exact: Mapping[Any, int], folded: Mapping[str, int]) -> in
 
 
 def _key(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)  # 0.6 is another number in a 32-bit column
     return " ".join(value.split()) if isinstance(value, str) else value
 
 

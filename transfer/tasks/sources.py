@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -14,11 +14,11 @@ from transfer.errors import ConfigError, DataError, UnknownNameError
 from transfer.tasks import catalogue, readers
 from transfer.tasks.columns import Columns
 from transfer.tasks.facts import Facts
+from transfer.tasks.kinds import Origin
 from transfer.tasks.labels import refuse_kind
 from transfer.tasks.reach import OutOfReach
 from transfer.tasks.readers.folder import crossfit_prefix, has_splits, read_crossfit, read_folder
 from transfer.tasks.table import Table
-from transfer.tasks.kinds import Origin
 
 SAMPLES = Path(__file__).parent / "samples"
 SOURCES: tuple[str, ...] = get_args(Origin)
@@ -39,7 +39,7 @@ class Found:
     line: str
     tables: Mapping[str, Table]
     columns: Columns
-    facts: Facts = Facts()
+    facts: Facts = field(default_factory=Facts)
     notes: tuple[str, ...] = ()
     guess_answers: bool = False
 
@@ -143,7 +143,7 @@ def from_hub(name: str, columns: Columns, tried: list[str]) -> Found | None:
         return None
     if columns.given:
         entry = replace(entry, columns=replace(columns, lenient=True))
-    from transfer.tasks import hub      # brings in `datasets`, which a listing does not need
+    from transfer.tasks import hub  # brings in `datasets`, which a listing does not need
 
     tables, line, notes = hub.load(entry)
     return Found(_slug(entry.name), "hub", line, tables, entry.columns, entry.facts, tuple(notes))

@@ -9,11 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-
 import datasets
 
 from transfer.tasks.kinds import Kind, Origin
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +30,12 @@ class Task:
     test: datasets.Dataset
     metric: str = "accuracy"
     category: str = "other"
-    source: str = ""                    # one line for the user: where the data came from
+    source: str = ""  # one line for the user: where the data came from
     origin: Origin = "path"
     license: str = "unknown"
-    fields: tuple[str, ...] = ()        # `name:` marks that every training row has, in order
-    notes: tuple[str, ...] = ()         # lines to tell the user
-    examples: int | None = None         # the N that was asked for; None is all there is
+    fields: tuple[str, ...] = ()  # `name:` marks that every training row has, in order
+    notes: tuple[str, ...] = ()  # lines to tell the user
+    examples: int | None = None  # the N that was asked for; None is all there is
     seed: int = 42
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ class Template:
     ('q', 'p')
     """
 
-    parts: tuple[tuple[str, str | None], ...]       # literal text, then the column that follows it
+    parts: tuple[tuple[str, str | None], ...]  # literal text, then the column that follows it
 
     @classmethod
     def parse(cls, text: str) -> Template:
@@ -55,18 +56,18 @@ class Template:
         return tuple(column for _, column in self.parts if column is not None)
 
     def fill(
-        self, table: Table, words: Mapping[str, Mapping[str, str]] | None = None, limit: int | None = None
+        self, table: Table, rewrite: Mapping[str, Mapping[str, str]] | None = None, limit: int | None = None
     ) -> list[str | None]:
         """One text per row, white space normalised; None where every column is missing or blank.
 
         Args:
-            words: column -> value -> what is written instead.
-            limit: Most characters of a text; the longest value is cut at its tail to get there.
+            rewrite: column -> regular expression -> what is written instead.
+            limit: Most characters of a text; the longest value is cut after a word to get there.
 
         Raises:
             DataError: a column is not in the table.
         """
-        values = [as_texts(table.need(column), (words or {}).get(column)) for column in self.columns]
+        values = [as_texts(table.need(column), (rewrite or {}).get(column)) for column in self.columns]
         literals = [literal for literal, _ in self.parts]
         filled: list[str | None] = []
         for row in zip(*values, strict=True):
@@ -77,14 +78,15 @@ class Template:
             text = _weave(literals, texts)
             while limit is not None and len(text) > limit and any(texts):
                 longest = max(range(len(texts)), key=lambda i: len(texts[i]))
-                texts[longest] = texts[longest][: max(0, len(texts[longest]) - (len(text) - limit))].rstrip()
+                texts[longest] = _cut(texts[longest], len(texts[longest]) - (len(text) - limit))
                 text = _weave(literals, texts)
             filled.append(text)
         return filled
 
 
-def as_texts(values: Sequence[Any], words: Mapping[str, str] | None = None) -> list[str]:
+def as_texts(values: Sequence[Any], rewrite: Mapping[str, str] | None = None) -> list[str]:
     """Values as text with single spaces; lists are joined by spaces, None is ''."""
+    patterns = [(re.compile(pattern), text) for pattern, text in (rewrite or {}).items()]
     texts = []
     for value in values:
         if value is None:
@@ -93,9 +95,19 @@ def as_texts(values: Sequence[Any], words: Mapping[str, str] | None = None) -> l
             text = " ".join(str(item) for item in value)
         else:
             text = str(value)
-        text = " ".join(text.split())
-        texts.append(words.get(text, text) if words else text)
+        for pattern, written in patterns:
+            text = pattern.sub(written, text)
+        texts.append(" ".join(text.split()))
     return texts
+
+
+def _cut(text: str, length: int) -> str:
+    """The words that fit into `length` characters; a first word that does not fit is cut."""
+    if length <= 0:
+        return ""
+    if text[length : length + 1] in ("", " "):
+        return text[:length].rstrip()
+    return text[:length].rpartition(" ")[0] or text[:length]
 
 
 def _weave(literals: list[str], texts: list[str]) -> str:

@@ -53,4 +53,4 @@ def label_names(schema: pa.Schema) -> dict[str, list[str]]:
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
     except (ValueError, KeyError, TypeError, AttributeError):
-        return {}       # someone else's metadata under the same key: the file is read as if it had none
+        return {}  # someone else's metadata under the same key: the file is read as if it had none
