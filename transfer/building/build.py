@@ -1,0 +1,155 @@
+"""Building a zoo from a folder of tasks: every job once, in worker processes, going on after a kill."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transfer.building import work
+from transfer.building.licences import forbids_commercial_use
+from transfer.building.records import Record, Records
+from transfer.building.settings import BuildSettings
+from transfer.building.work import Job
+from transfer.deltas import METHODS
+from transfer.errors import DataError
+from transfer.progress import track
+from zoo.errors import ExplainedError
+
+
+@dataclass
+class Built:
+    """What a build did: the records it has, and why the rest is missing."""
+
+    records: list[Record] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)  # "task method" or "task" -> why
+
+
+def build_zoo(
+    tasks: Path,
+    out: Path,
+    settings: BuildSettings,
+    only: Sequence[str] | None = None,
+    workers: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Built:
+    """Train a module for every task under `tasks` and every method, and store those that pass.
+
+    Args:
+        tasks: A folder with a task folder each.
+        out: The zoo; made if it is not there. What is finished in it is not done again.
+        settings: How to train, what to keep.
+        only: Names of tasks; None is all.
+        workers: Processes; None is one per core. Each works on one module at a time with its share of the threads.
+        say: Called with a line per finished module.
+    Raises:
+        DataError: no task under `tasks`.
+    """
+    names, built = _tasks(tasks, only, settings)
+    records = Records(out)
+    jobs = [Job(name, method) for method in settings.methods for name in names]
+    found = {job: record for job in jobs if (record := records.get(job.task, job.method)) is not None}
+    todo = [job for job in jobs if job not in found]
+    cores = os.cpu_count() or 1
+    workers = max(1, min(workers or cores, len(todo) or 1))
+    with track("modules", len(jobs)) as progress:
+        progress(len(found))
+        if todo:
+            _run(todo, found, built, settings, out, tasks, workers, max(1, cores // workers), say, progress)
+    built.records = [found[job] for job in jobs if job in found]
+    for record in built.records:
+        reason = record.reason(settings.criterion)
+        if reason is not None:
+            built.left_out[f"{record.task} {record.method}"] = reason
+    return built
+
+
+def _tasks(folder: Path, only: Sequence[str] | None, settings: BuildSettings) -> tuple[list[str], Built]:
+    built = Built()
+    there = sorted(path.parent.name for path in folder.glob("*/task.json"))
+    if not there:
+        raise DataError(f"no task folder under {folder}", hint="a folder for each task with train.jsonl and task.json")
+    unknown = sorted(set(only or ()) - set(there))
+    if unknown:
+        raise DataError(f"no task {unknown[0]!r} under {folder}", found=", ".join(there))
+    names = []
+    for name in there if only is None else only:
+        facts = json.loads((folder / name / "task.json").read_text(encoding="utf-8"))
+        licence = str(facts.get("license", "unknown"))
+        if settings.commercial and forbids_commercial_use(licence):
+            built.left_out[name] = f"its licence forbids commercial use: {licence}"
+        else:
+            names.append(name)
+    names.sort(key=lambda name: _row_bytes(folder / name / "train.jsonl"))  # the quick ones first
+    for method in settings.methods:
+        METHODS.resolve(method)
+    return names, built
+
+
+def _row_bytes(path: Path) -> float:
+    """Mean length of a training row, which decides how long a module takes."""
+    if not path.is_file():
+        return 0.0
+    with path.open("rb") as file:
+        rows = sum(1 for _ in file)
+    return path.stat().st_size / max(rows, 1)
+
+
+def _run(
+    todo: list[Job],
+    found: dict[Job, Record],
+    built: Built,
+    settings: BuildSettings,
+    out: Path,
+    tasks: Path,
+    workers: int,
+    threads: int,
+    say: Callable[[str], None],
+    progress: Callable[[int], None],
+) -> None:
+    """Hand jobs to worker processes, the methods in order; a method's most promising tasks first."""
+    # The first start is drawn here, so that two workers do not draw it at once.
+    context = multiprocessing.get_context("spawn")
+    waiting = list(todo)
+    running: dict[Future[Record], Job] = {}
+    done = len(found)
+    with ProcessPoolExecutor(workers, context, initializer=work.begin, initargs=(settings, out, tasks, threads)) as pool:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = min(waiting, key=lambda job: _rank(job, settings, found, todo))
+                waiting.remove(job)
+                running[pool.submit(work.train, job)] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                done += 1
+                progress(done)
+                try:
+                    record = found[job] = future.result()
+                except ExplainedError as error:
+                    # One task with broken data must not end a night of training; the report names it.
+                    built.left_out[f"{job.task} {job.method}"] = str(error).replace("\n", "; ")
+                    say(f"{job.task} {job.method}: {error}")
+                    continue
+                say(_line(record, settings))
+
+
+def _rank(job: Job, settings: BuildSettings, found: dict[Job, Record], todo: list[Job]) -> tuple[int, float, int]:
+    """Methods in the order given; within one, what was clearest with another method comes first."""
+    other = [record.clearness for done, record in found.items() if done.task == job.task]
+    return settings.methods.index(job.method), -max(other, default=0.0), todo.index(job)
+
+
+def _line(record: Record, settings: BuildSettings) -> str:
+    reason = record.reason(settings.criterion)
+    test, bare = record.metrics["test"]["accuracy"], record.metrics["untrained_test"]["accuracy"]
+    outcome = "kept" if reason is None else f"left out: {reason}"
+    return (
+        f"{record.task} {record.method}: test {test:.3f}, untrained {bare:.3f}, "
+        f"majority {record.metrics['majority_test']['accuracy']:.3f}, {record.seconds:.0f} s; {outcome}"
+    )
+
+

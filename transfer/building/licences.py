@@ -1,0 +1,16 @@
+"""What a licence's own words forbid."""
+
+from __future__ import annotations
+
+import re
+
+_FORBIDS = re.compile(r"\bNC\b|non-?\s?commercial|research (use )?only|no commercial", re.IGNORECASE)
+
+
+def forbids_commercial_use(licence: str) -> bool:
+    """True where the text says so; a licence that is unknown forbids nothing it does not say.
+
+    >>> forbids_commercial_use("CC BY-NC-SA 4.0"), forbids_commercial_use("CC BY-SA 4.0"), forbids_commercial_use("unknown")
+    (True, False, False)
+    """
+    return bool(_FORBIDS.search(licence))

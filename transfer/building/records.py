@@ -1,0 +1,101 @@
+"""What a build remembers of each module it trained, passed or not: the build goes on from here after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+FOLDER = ".build"  # inside the zoo that is being built
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One trained module and how it did. `z` are paired standard errors by which it beats each baseline on dev."""
+
+    task: str
+    method: str
+    category: str
+    license: str
+    settings: dict[str, Any]
+    fingerprint: str
+    metrics: dict[str, dict[str, float]]  # dev, test, untrained_dev, untrained_test, majority_dev, majority_test
+    z: dict[str, float]  # untrained, majority
+    best_step: int
+    steps: int
+    learning_rate: float
+    batch_size: int
+    seed: int
+    seconds: float
+    sizes: dict[str, int]
+    source: str
+    metric: str
+    kind: str
+    data_fingerprint: str
+
+    @property
+    def clearness(self) -> float:
+        """The smaller of the two z."""
+        return min(self.z.values())
+
+    def reason(self, criterion: float) -> str | None:
+        """Why it is left out, or None when it passes."""
+        worst = min(self.z, key=lambda name: self.z[name])
+        if self.z[worst] > criterion:
+            return None
+        baseline = {"untrained": "the untrained backbone", "majority": "the majority label"}[worst]
+        gain = self.metrics["dev"]["accuracy"] - self.metrics[f"{worst}_dev"]["accuracy"]
+        return f"not clearly better than {baseline} on dev ({gain:+.3f} accuracy, z {self.z[worst]:.2f})"
+
+
+class Records:
+    """The records of one build, a file each; written whole or not at all."""
+
+    def __init__(self, zoo: Path) -> None:
+        self.folder = zoo / FOLDER
+
+    def get(self, task: str, method: str) -> Record | None:
+        """The record, or None when that module was not trained yet."""
+        path = self.folder / f"{task}-{method}.json"
+        if not path.is_file():
+            return None
+        return Record(**json.loads(path.read_text(encoding="utf-8")))
+
+    def tensors(self, task: str, method: str) -> dict[str, torch.Tensor]:
+        """Canonical name -> stored tensor."""
+        return load_file(self.folder / f"{task}-{method}.safetensors")
+
+    def put(self, record: Record, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write tensors first and the record last: what has a record is complete."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"{record.task}-{record.method}"
+        _replace(self.folder / f"{name}.safetensors", lambda path: save_file(dict(tensors), path))
+        text = json.dumps(asdict(record), indent=1, sort_keys=True)
+        _replace(self.folder / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+    def start(self, name: str, make: Any) -> dict[str, torch.Tensor]:
+        """The start kept under `name`; drawn by `make()` the first time and read ever after."""
+        path = self.folder / f"start-{name}.safetensors"
+        if not path.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tensors = {key: value.half().contiguous() for key, value in make().items()}
+            _replace(path, lambda part: save_file(tensors, part))
+        return load_file(path)
+
+
+def _replace(path: Path, write: Any) -> None:
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    os.close(handle)
+    try:
+        write(Path(part))
+        os.replace(part, path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise

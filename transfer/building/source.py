@@ -1,0 +1,89 @@
+"""Training one source module and holding it against the bare backbone and the majority label."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from transfer.backbones.backbone import Backbone
+from transfer.backbones.encoding import Encoded
+from transfer.building.records import Record, Records
+from transfer.building.settings import BuildSettings
+from transfer.deltas import METHODS
+from transfer.tasks import Task
+from transfer.training.measuring import Measured, measure
+from transfer.training.tuning import tune
+
+
+def train_source(backbone: Backbone, task: Task, method_name: str, settings: BuildSettings, records: Records) -> Record:
+    """Train a module of `method_name` for `task` from the shared start, measure it, and record it.
+
+    What is measured is what is stored: the tensors are rounded to fp16 first. The step is chosen by dev loss, so the
+    dev figures are a little kind; test is only measured.
+    """
+    method = METHODS.get(method_name)()
+    start = records.start(method_name, lambda: method.draw(backbone.model, settings.start_seed))
+    start = {name: value.float() for name, value in start.items()}
+    train, dev, test = (backbone.encode(split, task.fields) for split in (task.train, task.dev, task.test))
+    tuned = tune(
+        backbone, method, train, tensors=start, settings=settings.tune, dev=dev, description=f"{task.name} {method_name}"
+    )
+    tensors = {name: value.half() if settings.half else value for name, value in tuned.tensors.items()}
+    guess = Counter(row.label for row in train).most_common(1)[0][0]
+    metrics, correct = {}, {}
+    with backbone.use(method, {name: value.float() for name, value in tensors.items()}):
+        for name, rows in (("dev", dev), ("test", test)):
+            found = measure(backbone, rows)
+            metrics[name], correct[name] = found.metrics(), found.correct
+    for name, rows in (("dev", dev), ("test", test)):
+        with backbone.bare():
+            bare = measure(backbone, rows)
+        majority = always(guess, rows)
+        metrics[f"untrained_{name}"] = bare.metrics()
+        metrics[f"majority_{name}"] = {"accuracy": majority.accuracy, "macro_f1": majority.macro_f1}
+        correct[f"untrained_{name}"], correct[f"majority_{name}"] = bare.correct, majority.correct
+    record = Record(
+        task=task.name,
+        method=method_name,
+        category=task.category,
+        license=task.license,
+        settings=method.settings(backbone.model),
+        fingerprint=backbone.fingerprint,
+        metrics=metrics,
+        z={name: paired_z(correct["dev"], correct[f"{name}_dev"]) for name in ("untrained", "majority")},
+        best_step=tuned.best_step,
+        steps=tuned.steps,
+        learning_rate=settings.tune.learning_rate or method.learning_rate,
+        batch_size=settings.tune.batch_size,
+        seed=settings.tune.seed,
+        seconds=tuned.seconds,
+        sizes=task.sizes,
+        source=task.source,
+        metric=task.metric,
+        kind=task.kind,
+        data_fingerprint=task.fingerprint,
+    )
+    records.put(record, tensors)
+    return record
+
+
+def always(label: int, rows: Sequence[Encoded]) -> Measured:
+    """What is measured when the same choice is given every time; it has no loss."""
+    labels = np.array([row.label for row in rows])
+    return Measured(losses=np.full(len(rows), np.nan), predicted=np.full(len(rows), label), labels=labels)
+
+
+def paired_z(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Mean difference of per-example results in units of its standard error; 0 where nothing differs.
+
+    >>> paired_z(np.array([1.0, 1, 1, 0]), np.array([0.0, 1, 0, 0])) == 0.5 / (np.std([1, 0, 1, 0], ddof=1) / 2)
+    True
+    """
+    difference = np.asarray(ours) - np.asarray(theirs)
+    if len(difference) < 2 or not difference.any():
+        return 0.0
+    error = float(difference.std(ddof=1)) / math.sqrt(len(difference))
+    return float(difference.mean()) / error if error > 0 else math.copysign(1e9, float(difference.mean()))
