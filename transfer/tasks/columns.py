@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transfer.errors import ConfigError, DataError
+from transfer.tasks.labels import refuse_tags
 from transfer.tasks.table import Table
 from transfer.tasks.template import Template
 
@@ -224,6 +225,7 @@ def _guess_label(table: Table, plain: Mapping[str, str], columns: Columns) -> st
             return plain[word]
     if columns.choices and "output" in plain:
         return plain["output"]
+    refuse_tags(table)
     raise DataError(
         f"{table.where}: no column is obviously the label",
         found=f"columns {', '.join(repr(name) for name in table.columns if name)}",

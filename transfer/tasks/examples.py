@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from transfer.errors import DataError
@@ -49,7 +49,7 @@ def build(tables: Mapping[str, Table], columns: Columns, kind: Kind | None = Non
             raise table.error(blank[0], "the input is blank", hint="every row needs an input; leave blank rows out")
         if blank:
             notes.append(f"{split}: {len(blank)} rows with a blank input left out")
-            tables[split] = _keep(table, [row for row, text in enumerate(texts) if text is not None])
+            tables[split] = table.take([row for row, text in enumerate(texts) if text is not None])
         inputs[split] = [text for text in texts if text is not None]
     if columns.output is not None:
         return _generation(tables, inputs, columns, notes)
@@ -222,14 +222,9 @@ def _without_unlabelled(tables: Mapping[str, Table], columns: Columns) -> tuple[
                 raise DataError(f"{table.where}: no row has a label", hint="this split's labels are not public")
             if len(keep) < len(table):
                 notes.append(f"{split}: {len(table) - len(keep)} rows without a label left out")
-                table = _keep(table, keep)
+                table = table.take(keep)
         kept[split] = table
     return kept, notes
-
-
-def _keep(table: Table, rows: Sequence[int]) -> Table:
-    columns = {name: [values[row] for row in rows] for name, values in table.columns.items()}
-    return replace(table, columns=columns, lines=[table.lines[row] for row in rows])
 
 
 def _shown(choices: Sequence[str]) -> str:

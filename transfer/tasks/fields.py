@@ -23,18 +23,16 @@ def find_fields(inputs: Sequence[str]) -> tuple[str, ...]:
     >>> find_fields(["no marks here", "note: one mark"])
     ()
     """
-    common: set[str] | None = None
-    opening: set[str] | None = None
-    for text in inputs:
-        marks, first = _marks(text)
-        common = marks if common is None else common & marks
-        opening = {first} if opening is None else opening & {first}
-        if not common or not opening:
+    common: set[str] = set()
+    first: str | None = None
+    for row, text in enumerate(inputs):
+        marks, opening = _marks(text)
+        if row == 0:
+            common, first = marks, opening
+        common &= marks
+        if opening is None or opening != first or not common:
             return ()
-    if not common or not opening:
-        return ()
-    first = next(iter(opening))
-    if first is None or first not in common:
+    if first is None:
         return ()
     # "Speaker 1:" inside a "dialogue:" is not a field of the task: marks are written the way the first one is.
     alike = {name for name in common if name[0].isupper() == first[0].isupper()}

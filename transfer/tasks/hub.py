@@ -13,7 +13,7 @@ import datasets.config
 from transfer.errors import DataError
 from transfer.tasks.catalogue import Entry, Part
 from transfer.tasks.reach import OutOfReach, endpoint, offline, why_unreachable
-from transfer.tasks.table import Table
+from transfer.tasks.table import Table, joined
 
 _ALIASES = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 # Datasets that were scripts have been converted by the Hub, each split to its own folder of parquet files.
@@ -43,7 +43,8 @@ def load(entry: Entry) -> tuple[dict[str, Table], str, list[str]]:
     for split, name in entry.splits.items():
         if _ALIASES[split][0] != name and name not in _ALIASES[split]:
             notes.append(f"{split} is the Hub's {name} split")
-    return {split: _joined([tables[split] for tables in parts]) for split in parts[0]}, line, notes
+    tables = {split: joined([part[split] for part in parts], f"{entry.dataset}:{split}") for split in parts[0]}
+    return tables, line, notes
 
 
 def _load_part(entry: Entry, part: Part) -> Mapping[str, datasets.Dataset]:
@@ -106,14 +107,6 @@ def _flat(column: str, values: Sequence[Any]) -> dict[str, Sequence[Any]]:
     if isinstance(first, list) and first and isinstance(first[0], Mapping):
         return {f"{column}.{key}": [[part.get(key) for part in v or ()] for v in values] for key in first[0]}
     return {column: values}
-
-
-def _joined(tables: list[Table]) -> Table:
-    if len(tables) == 1:
-        return tables[0]
-    columns = {name: [value for table in tables for value in table.need(name)] for name in tables[0].columns}
-    lines = [line for table in tables for line in table.lines]
-    return Table(tables[0].where, columns, lines, unit="row", label_names=tables[0].label_names)
 
 
 def _cached(dataset: str) -> bool:

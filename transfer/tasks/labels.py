@@ -10,7 +10,7 @@ from transfer.tasks.table import Table
 
 # More different numbers than this are a scale, not a set of answers.
 _MOST_NUMBERS = 20
-_TOKEN_COLUMNS = {"tokens", "words", "ner_tags", "pos_tags", "chunk_tags", "token_labels"}
+_TAGS = {"ner_tags", "pos_tags", "chunk_tags", "token_labels"}
 
 
 def refuse_kind(kind: str, name: str) -> DataError:
@@ -27,6 +27,17 @@ def refuse_kind(kind: str, name: str) -> DataError:
     )
 
 
+def refuse_tags(table: Table) -> None:
+    """Refuse a table whose columns say that each token has a label of its own.
+
+    Raises:
+        DataError: it has such a column.
+    """
+    tags = sorted(_TAGS & set(table.columns))
+    if tags:
+        raise refuse_kind("token-level", f"{table.where} has a column {tags[0]!r}, so this")
+
+
 def check_labels(table: Table, column: str, named: bool) -> None:
     """Refuse a label column that is no choice of one answer, or lacks values.
 
@@ -41,8 +52,7 @@ def check_labels(table: Table, column: str, named: bool) -> None:
         if value is None or (isinstance(value, str) and not value.strip()):
             raise table.error(row, f"no {column!r}", hint="every row needs a label; leave rows without one out")
         if isinstance(value, list | tuple | dict):
-            token_level = bool(_TOKEN_COLUMNS & set(table.columns))
-            kind = "token-level" if token_level else "multi-label"
+            kind = "token-level" if {"tokens", "words", *_TAGS} & set(table.columns) else "multi-label"
             raise refuse_kind(kind, f"{table.place(row)}: {column!r} is a list, so this")
     if named:
         return

@@ -36,12 +36,9 @@ def list_tasks() -> list[TaskRow]:
         ConfigError: $TRANSFER_TASKS is set to something that is no folder.
         DataError: a `task.json` cannot be read.
     """
-    in_folder, on_hub, in_samples = set(folder_names()), set(catalogue.names()), set(sample_names())
-    return [
-        _row(name, [where for where, known in zip(("folder", "hub", "sample"), (in_folder, on_hub, in_samples),
-                                                  strict=True) if name in known])
-        for name in sorted(in_folder | on_hub | in_samples)
-    ]  # fmt: skip
+    sources = {"folder": folder_names(), "hub": catalogue.names(), "sample": sample_names()}
+    names = sorted({name for known in sources.values() for name in known})
+    return [_row(name, [where for where, known in sources.items() if name in known]) for name in names]
 
 
 def _row(name: str, where: list[str]) -> TaskRow:
@@ -64,4 +61,5 @@ def _row(name: str, where: list[str]) -> TaskRow:
 
 def _folders(name: str, where: list[str]) -> list[Path]:
     root = tasks_folder()
-    return [root / name] * (root is not None and "folder" in where) + [SAMPLES / name] * ("sample" in where)
+    folders = [root / name] if root is not None and "folder" in where else []
+    return folders + ([SAMPLES / name] if "sample" in where else [])

@@ -60,6 +60,7 @@ def load_task(
     rows, notes = _splits(built, found)
     fields = find_fields(rows["train"].inputs)
     rows, drawn = _few(rows, built, examples, seed)
+    drawn += _overlap(rows)
     return Task(
         name=found.name,
         kind=built.kind,
@@ -130,6 +131,13 @@ def _few(rows: Mapping[str, Rows], built: Examples, n: int | None, seed: int) ->
         if len(rows[split]) < n:
             notes.append(f"{split} has {len(rows[split])} rows, fewer than the {n} asked for")
     return few, notes
+
+
+def _overlap(rows: Mapping[str, Rows]) -> list[str]:
+    """A line for each split that asks what train has already answered."""
+    seen = set(rows["train"].inputs)
+    counts = {split: sum(text in seen for text in rows[split].inputs) for split in ("dev", "test")}
+    return [f"{n} of {len(rows[split])} {split} inputs stand in train too" for split, n in counts.items() if n]
 
 
 def _dataset(rows: Rows) -> datasets.Dataset:

@@ -61,4 +61,5 @@ def _ask(url: str, wait: float, answers: list[str | None]) -> None:
         # The Hub itself may refuse a HEAD of its front page; a gateway's refusal means that it was never asked.
         answers.append(f"status {error.code}" if error.code >= 500 or error.code == 407 else None)
     except (OSError, ValueError) as error:
-        answers.append(str(getattr(error, "reason", error)) or type(error).__name__)
+        cause = getattr(error, "reason", error)  # URLError wraps what the socket said
+        answers.append(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from transfer.tasks.table import Rows
 
@@ -33,10 +33,10 @@ def draw(labels: Sequence[int], n: int, seed: int, salt: str = "") -> list[int]:
     [0, 0, 1, 1]
     """
     generator = random.Random(f"{seed} {salt}")
-    by_label: dict[Hashable, list[int]] = defaultdict(list)
+    by_label: dict[int, list[int]] = defaultdict(list)
     for index, label in enumerate(labels):
         by_label[label].append(index)
-    turns = sorted(by_label, key=str)
+    turns = sorted(by_label)
     generator.shuffle(turns)
     for label in turns:
         generator.shuffle(by_label[label])
@@ -65,13 +65,12 @@ def divide(rows: Rows, shares: Sequence[float], seed: int = SPLIT_SEED) -> list[
         groups[_bare(text)].append(index)
     if len(groups) < len(shares):
         raise ValueError(f"{len(groups)} different inputs cannot be divided into {len(shares)} parts")
-    by_label: dict[Hashable, list[list[int]]] = defaultdict(list)
+    by_label: dict[int, list[list[int]]] = defaultdict(list)
     for members in groups.values():
-        # Labels of multiple choice are positions, which say nothing; a few of them still spread evenly.
         by_label[0 if rows.labels is None else rows.labels[members[0]]].append(members)
     generator = random.Random(f"{seed} split")
     placed: list[tuple[float, list[int]]] = []
-    for label in sorted(by_label, key=str):
+    for label in sorted(by_label):
         members_of = by_label[label]
         generator.shuffle(members_of)
         offset = generator.random()

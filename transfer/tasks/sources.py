@@ -17,7 +17,14 @@ from transfer.tasks.facts import Facts
 from transfer.tasks.kinds import Origin
 from transfer.tasks.labels import refuse_kind
 from transfer.tasks.reach import OutOfReach
-from transfer.tasks.readers.folder import crossfit_prefix, has_splits, read_crossfit, read_folder
+from transfer.tasks.readers.folder import (
+    SPLIT_NAMES,
+    SPLITS,
+    crossfit_prefix,
+    has_splits,
+    read_crossfit,
+    read_folder,
+)
 from transfer.tasks.table import Table
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -105,19 +112,15 @@ def from_path(name: str, columns: Columns) -> Found:
         tables = read_crossfit(prefix)
         return Found(_slug(prefix.name), "path", f"{prefix}_*.tsv", tables, columns, guess_answers=True)
     if path.is_dir():
-        tables = read_folder(path)
-        line = f"folder {path}"
-        crossfit = next(iter(tables.values())).where.endswith("_train.tsv")
-        return Found(
-            _slug(path.resolve().name), "path", line, tables, columns, Facts.read(path), guess_answers=crossfit
-        )
+        return _folder(_slug(path.resolve().name), "path", f"folder {path}", path, columns)
     if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name):
         raise DataError(
             f"no file or folder {name}",
             found="a name with a separator is taken for a path",
             hint=f"for the Hub's dataset of that name: --source hub --target {name}",
         )
-    return Found(_slug(path.stem), "path", f"file {path}", {"all": readers.read(path)}, columns)
+    tables, notes = _by_split_column(readers.read(path))
+    return Found(_slug(path.stem), "path", f"file {path}", tables, columns, notes=notes)
 
 
 def from_folder(name: str, columns: Columns, tried: list[str]) -> Found | None:
@@ -130,7 +133,7 @@ def from_folder(name: str, columns: Columns, tried: list[str]) -> Found | None:
     if Path(name).name != name or not folder.is_dir():
         tried.append(f"$TRANSFER_TASKS ({root} has no {name})")
         return None
-    return Found(name, "folder", f"folder {folder} ($TRANSFER_TASKS)", read_folder(folder), columns, Facts.read(folder))
+    return _folder(name, "folder", f"folder {folder} ($TRANSFER_TASKS)", folder, columns)
 
 
 def from_hub(name: str, columns: Columns, tried: list[str]) -> Found | None:
@@ -157,9 +160,27 @@ def from_samples(name: str, columns: Columns, tried: list[str]) -> Found | None:
         return None
     why = f"; tried {'; '.join(tried)}" if tried else ""
     note = f"using the small sample of {name!r} that is shipped with transfer{why}"
-    return Found(
-        name, "sample", "sample shipped with transfer", read_folder(folder), columns, Facts.read(folder), (note,)
-    )
+    return replace(_folder(name, "sample", "sample shipped with transfer", folder, columns), notes=(note,))
+
+
+def _folder(name: str, origin: Origin, line: str, folder: Path, columns: Columns) -> Found:
+    tables = read_folder(folder)
+    crossfit = tables["train"].where.endswith("_train.tsv")
+    return Found(name, origin, line, tables, columns, Facts.read(folder), guess_answers=crossfit)
+
+
+def _by_split_column(table: Table) -> tuple[dict[str, Table], tuple[str, ...]]:
+    """Rows by what a `split` column says, if there is one that says nothing else; one table under "all" if not."""
+    values = table.columns.get("split", ())
+    if "train" not in values or not all(isinstance(v, str) and v in SPLIT_NAMES for v in values):
+        return {"all": table}, ()
+    named = [SPLIT_NAMES[value] for value in values]
+    tables = {
+        split: table.take([row for row, name in enumerate(named) if name == split])
+        for split in SPLITS
+        if split in named
+    }
+    return tables, (f"rows divided by the column 'split' into {'/'.join(tables)}",)
 
 
 def tasks_folder() -> Path | None:

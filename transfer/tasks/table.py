@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transfer.errors import DataError
@@ -37,6 +37,11 @@ class Table:
     def error(self, row: int, message: str, *, found: str | None = None, hint: str | None = None) -> DataError:
         """A DataError that names the file and the line of `row`."""
         return DataError(f"{self.place(row)}: {message}", found=found, hint=hint)
+
+    def take(self, rows: Sequence[int]) -> Table:
+        """The rows at `rows`, in that order, with the lines they stand on."""
+        columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
+        return replace(self, columns=columns, lines=[self.lines[row] for row in rows])
 
     def need(self, column: str, hint: str | None = None) -> Sequence[Any]:
         """The values of `column`.
@@ -74,3 +79,16 @@ class Rows:
             labels=None if self.labels is None else [self.labels[i] for i in indices],
             outputs=None if self.outputs is None else [self.outputs[i] for i in indices],
         )
+
+
+def joined(tables: Sequence[Table], where: str) -> Table:
+    """Tables with the same columns, one below the other; rows are counted on.
+
+    Raises:
+        DataError: one lacks a column that the first has.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    columns = {name: [value for table in tables for value in table.need(name)] for name in tables[0].columns}
+    lines = range(1, sum(len(table) for table in tables) + 1)
+    return Table(where, columns, lines, unit="row", label_names=tables[0].label_names)

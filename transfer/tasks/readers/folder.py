@@ -8,10 +8,12 @@ from pathlib import Path
 from transfer.errors import DataError
 from transfer.tasks.readers import SUFFIXES, read
 from transfer.tasks.readers.delimited import read_tsv
-from transfer.tasks.table import Table
+from transfer.tasks.table import Table, joined
 
 SPLITS = ("train", "dev", "test")
-_ALIASES = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
+SPLIT_NAMES = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
+# The Hub writes a split as one or more parts: train-00000-of-00002.parquet.
+_PART = re.compile(r"(?P<split>[a-z]+)-\d{5}-of-\d{5}$")
 _CROSSFIT = re.compile(r"(?P<prefix>.+)_(?P<split>train|dev|test)\.tsv$")
 
 
@@ -29,10 +31,14 @@ def read_folder(folder: Path) -> dict[str, Table]:
         if "train" not in files:
             raise DataError(
                 f"{folder} has no train split",
-                found=", ".join(path.name for path in files.values()),
+                found=", ".join(path.name for paths in files.values() for path in paths),
                 hint="add train.jsonl, or give the one file, which is then split",
             )
-        return {split: read(files[split]) for split in SPLITS if split in files}
+        return {
+            split: joined([read(path) for path in files[split]], str(folder / f"{split}-*"))
+            for split in SPLITS
+            if split in files
+        }
     prefixes = _crossfit_prefixes(folder)
     if len(prefixes) == 1:
         return read_crossfit(folder / prefixes[0])
@@ -76,22 +82,26 @@ def crossfit_prefix(path: Path) -> Path | None:
 
 def has_splits(folder: Path) -> bool:
     """Whether `folder` looks like a task: it has a train file in a known format."""
-    return any((folder / f"train{suffix}").is_file() for suffix in SUFFIXES) or bool(_crossfit_prefixes(folder))
+    return any(path.stem == "train" and path.suffix in SUFFIXES for path in folder.iterdir()) or bool(
+        _crossfit_prefixes(folder)
+    )
 
 
-def _split_files(folder: Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
+def _split_files(folder: Path) -> dict[str, list[Path]]:
+    files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        split = _ALIASES.get(path.stem.lower())
+        part = _PART.match(path.stem)
+        split = SPLIT_NAMES.get(part["split"] if part else path.stem.lower())
         if split is None or path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
-        if split in files:
+        known = files.setdefault(split, [])
+        if known and not (part and _PART.match(known[-1].stem)):
             raise DataError(
                 f"{folder} has two {split} splits",
-                found=f"{files[split].name}, {path.name}",
+                found=f"{known[-1].name}, {path.name}",
                 hint="keep one of them in the folder",
             )
-        files[split] = path
+        known.append(path)
     return files
 
 
