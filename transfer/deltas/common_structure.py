@@ -15,10 +15,10 @@ from torch import nn
 from transfer.deltas.modules import features, named_modules
 from transfer.errors import DeltaError
 
-QUERY = ("q", "query", "q_proj", "query_proj", "q_lin", "to_q", "wq")
+QUERY = ("q", "query", "q_proj", "query_proj", "q_lin", "to_q", "wq", "q_attn")
 KEY = ("k", "key", "k_proj", "key_proj", "k_lin", "to_k", "wk")
 VALUE = ("v", "value", "v_proj", "value_proj", "v_lin", "to_v", "wv")
-FUSED = ("c_attn", "query_key_value", "qkv", "qkv_proj", "Wqkv", "in_proj")
+FUSED = ("c_attn", "query_key_value", "qkv", "qkv_proj", "Wqkv")
 PROJECTION = ("o", "out_proj", "o_proj", "c_proj", "out_lin", "dense", "wo", "to_out")
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 HEAD_WIDTH = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "dim_per_head", "d_kv")

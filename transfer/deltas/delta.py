@@ -27,7 +27,7 @@ class _Module(Protocol):
     def tensors(self, dtype: torch.dtype | None = None) -> Mapping[str, torch.Tensor]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare by
 class Delta:
     """A method and the tensors it trained, by canonical name.
 

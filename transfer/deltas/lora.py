@@ -41,8 +41,8 @@ class LoRA(DeltaMethod):
     alpha: float = 16
     dropout: float = 0.0
     where: tuple[str, ...] = ("attn.q", "attn.v")
-    ranks: Mapping[str, int] = field(default_factory=dict)
-    alphas: Mapping[str, float] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict, hash=False)
+    alphas: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def check(self) -> None:
         for rank in (self.rank, *self.ranks.values()):

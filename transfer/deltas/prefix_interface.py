@@ -28,14 +28,14 @@ BASES = ("eager", "sdpa")  # flash and flex attention take no mask that a prefix
 NAME = "transfer_prefix_"
 
 
-@functools.cache
-def _forward_of(kind: Any) -> Any:
-    return inspect.unwrap(kind.forward)
+def _forward_of(module: nn.Module) -> Any:
+    """The forward as written in the model's file, without decorators."""
+    return inspect.unwrap(type(module).forward)
 
 
 def uses_interface(module: nn.Module) -> bool:
     """True if the module's forward looks its attention up in the interface of transformers."""
-    code = getattr(_forward_of(type(module)), "__code__", None)
+    code = getattr(_forward_of(module), "__code__", None)
     return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
 
 
@@ -56,8 +56,9 @@ class InterfacePrefixSite(PrefixSite):
             raise DeltaError(
                 f"the prefix at {self.place!r} was never used",
                 found=f"{type(module).__name__} ran past the attention interface",
-                hint="load the model with attn_implementation='sdpa', or use LoRA() or Adapter()",
+                hint="load the model with attn_implementation='sdpa' before attaching, or use LoRA() or Adapter()",
             )
+        self.used = False  # asked anew at every forward: the implementation may be changed under an attached prefix
 
 
 class ImplementationSwitch(Site):
@@ -154,7 +155,7 @@ def _causal_mask(
 
 def _implementation(module: nn.Module, base: str) -> Callable[..., Any]:
     """What the module's own file would have called: models may override an implementation for themselves."""
-    names = _forward_of(type(module)).__globals__
+    names = _forward_of(module).__globals__
     function: Callable[..., Any] | None = names["ALL_ATTENTION_FUNCTIONS"].get_interface(
         base, names.get("eager_attention_forward")
     )

@@ -33,7 +33,7 @@ class PrefixSite(Site):
 
     prefix_key: nn.Parameter
     prefix_value: nn.Parameter
-    used = False  # True once an attention has taken the keys and values
+    used = False  # True from when the attention takes the keys and values to the end of its forward
 
     def __init__(
         self, place: str, tensors: Mapping[str, torch.Tensor], sizes: tuple[int, int], hidden: int | None = None
