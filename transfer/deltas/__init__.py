@@ -1,9 +1,9 @@
 """Deltas: what a method trains on top of a frozen backbone, attached by name, without touching the model's code.
 
->>> from transfer.deltas import LoRA                                         # doctest: +SKIP
->>> attached = LoRA(rank=8).attach(model)      # the backbone is frozen, `attached` trains      # doctest: +SKIP
->>> tensors = dict(attached.state_dict())      # canonical names -> tensors                     # doctest: +SKIP
->>> attached.detach()                          # outputs are bit-identical to those before      # doctest: +SKIP
+attached = LoRA(rank=8).attach(model)      # the backbone is frozen, `attached` trains
+tensors = attached.state_dict()            # canonical names -> tensors
+attached.detach()                          # outputs are bit-identical to those before
+Delta(LoRA(rank=8), tensors).attach(model)
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from transformers import DebertaV2Config, DebertaV2Model
 
 from transfer.deltas import Prefix
 from transfer.errors import ConfigError, DeltaError
@@ -43,6 +44,38 @@ def test_it_is_attention_over_more_keys_and_values(tiny_model, disturbed):
         for q, k, v in zip(query.split(8, -1), key.split(8, -1), value.split(8, -1), strict=True)
     ]
     assert torch.allclose(output[0], torch.cat(heads, dim=-1), atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", [*tiny.ARCHITECTURES, "deberta-v3"])
+def test_two_prefixes_are_one_of_both_lengths(arch, tiny_model, inputs_for, outputs, disturbed):
+    model, inputs = deberta_v3() if arch == "deberta-v3" else tiny_model(arch), inputs_for(arch)
+    long = Prefix(length=5).attach(model)
+    tensors = disturbed(long)
+    expected = outputs(model, inputs)
+    long.detach()
+    for length, rows in ((2, slice(0, 2)), (3, slice(2, 5))):
+        Prefix(length=length).attach(model, {name: tensor[rows] for name, tensor in tensors.items()})
+    assert torch.allclose(outputs(model, inputs), expected, atol=1e-6)
+
+
+def deberta_v3():
+    """With the settings of the published v3: keys shared between content and positions."""
+    torch.manual_seed(0)
+    config = DebertaV2Config(
+        vocab_size=320,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        relative_attention=True,
+        position_buckets=16,
+        pos_att_type=["p2c", "c2p"],
+        share_att_key=True,
+        norm_rel_ebd="layer_norm",
+        position_biased_input=False,
+    )
+    return DebertaV2Model(config).eval()
 
 
 @torch.no_grad()
