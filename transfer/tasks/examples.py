@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transfer.errors import DataError
@@ -20,11 +20,12 @@ _LEAST_REPEATS = 3
 
 @dataclass(frozen=True)
 class Examples:
-    """The rows of each split, what kind of task they make, and lines about how they were read."""
+    """The rows of each split, what kind of task they make, lines about how they were read, and the names in inputs."""
 
     kind: Kind
     rows: Mapping[str, Rows]
     notes: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
 
 
 def build(tables: Mapping[str, Table], columns: Columns, kind: Kind | None = None) -> Examples:
@@ -41,6 +42,10 @@ def build(tables: Mapping[str, Table], columns: Columns, kind: Kind | None = Non
     tables, notes = _without_unlabelled(tables, columns)
     columns, guessed = complete(columns, next(iter(tables.values())))
     notes += guessed
+    if columns.label is not None:
+        for table in tables.values():
+            worded = columns.choices or columns.choice_columns or columns.label in table.label_names
+            check_labels(table, columns.label, named=bool(worded))
     inputs: dict[str, list[str]] = {}
     for split, table in list(tables.items()):
         texts = _inputs(table, columns)
@@ -52,10 +57,12 @@ def build(tables: Mapping[str, Table], columns: Columns, kind: Kind | None = Non
             tables[split] = table.take([row for row, text in enumerate(texts) if text is not None])
         inputs[split] = [text for text in texts if text is not None]
     if columns.output is not None:
-        return _generation(tables, inputs, columns, notes)
-    if columns.choices is None and columns.choice_columns:
-        return _own_choices(tables, inputs, columns, kind, notes)
-    return _fixed_choices(tables, inputs, columns, kind, notes)
+        made = _generation(tables, inputs, columns, notes)
+    elif columns.choices is None and columns.choice_columns:
+        made = _own_choices(tables, inputs, columns, kind, notes)
+    else:
+        made = _fixed_choices(tables, inputs, columns, notes)
+    return replace(made, marks=template_of(columns).marks)
 
 
 def looks_like_answers(tables: Mapping[str, Table], column: str) -> bool:
@@ -105,7 +112,6 @@ def _own_choices(
     rows = {}
     for split, table in tables.items():
         choices = _choice_lists(table, columns)
-        check_labels(table, label, named=True)
         letters = None if columns.letters is None else table.need(columns.letters)
         rows[split] = Rows(inputs[split], choices, row_labels(table, label, choices, columns.values, letters))
     first = next(iter(rows.values())).choices
@@ -124,11 +130,9 @@ def _own_choices(
 
 
 def _fixed_choices(
-    tables: Mapping[str, Table], inputs: Mapping[str, list[str]], columns: Columns, kind: Kind | None, notes: list[str]
+    tables: Mapping[str, Table], inputs: Mapping[str, list[str]], columns: Columns, notes: list[str]
 ) -> Examples:
     label = _label(columns)
-    for table in tables.values():
-        check_labels(table, label, named=columns.choices is not None or label in table.label_names)
     choices = columns.choices
     if choices is None:
         choices = _choices_in_data(tables, label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # A mark stands at the start or after a space, is one to three short words and is followed by a colon and a space
 # (or the end). "can a tree have more than one trunk context: ..." shows why the words cannot be read off one row:
@@ -13,10 +13,23 @@ _WORD = re.compile(r"[A-Za-z0-9][\w-]*$")
 _LONGEST = 3
 
 
-def find_fields(inputs: Sequence[str]) -> tuple[str, ...]:
+# Names that are known to be marks. When every input happens to have the same word before one of them ("is 3 even
+# context: ...") these say where the mark begins.
+KNOWN = {
+    "answer", "candidate answer", "claim", "concepts", "context", "dialogue", "document", "evidence", "goal",
+    "headline", "hypothesis", "passage", "premise", "prompt", "query", "question", "question 1", "question 2",
+    "sentence", "sentence 1", "sentence 2", "speaker", "statement", "statement 1", "statement 2", "subject", "target",
+    "text", "text 1", "text 2", "title", "topic", "word",
+}  # fmt: skip
+
+
+def find_fields(inputs: Sequence[str], known: Iterable[str] = ()) -> tuple[str, ...]:
     """Names of the marks that every input has, in the order of the inputs.
 
     The first mark has to open every input; without one there are no fields.
+
+    Args:
+        known: Names that are marks, besides the usual ones: those of the template that the inputs were built with.
 
     >>> find_fields(["question: is it wet context: Rain fell.", "question: who won context: A tie."])
     ('question', 'context')
@@ -36,9 +49,13 @@ def find_fields(inputs: Sequence[str]) -> tuple[str, ...]:
         return ()
     # "Speaker 1:" inside a "dialogue:" is not a field of the task: marks are written the way the first one is.
     alike = {name for name in common if name[0].isupper() == first[0].isupper()}
-    # Where every row has "candidate answer:", it has "answer:" too; the longer name is the mark.
-    longest = {name for name in alike if not any(other.endswith(" " + name) for other in alike)}
-    ordered = sorted(longest, key=lambda name: _position(inputs[0], name))
+    # Where every row has "candidate answer:", it has "answer:" too; the longest known name is the mark, or the longest.
+    marks = {name.lower() for name in known} | KNOWN
+    best: dict[str, str] = {}
+    for name in alike:
+        last = name.rpartition(" ")[2]
+        best[last] = max(best.get(last, ""), name, key=lambda one: (one.lower() in marks, len(one)))
+    ordered = sorted(best.values(), key=lambda name: _position(inputs[0], name))
     kept = [first, *(name for name in ordered if name != first)]
     # A row that has them in another order cannot be taken apart: such a name is chance, not a mark.
     for text in inputs:

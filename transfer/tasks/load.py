@@ -58,7 +58,7 @@ def load_task(
     found = find(str(name_or_path), columns, source)
     built = build(found.tables, _with_answers(found), found.facts.kind)
     rows, notes = _splits(built, found)
-    fields = find_fields(rows["train"].inputs)
+    fields = find_fields(rows["train"].inputs, built.marks)
     rows, drawn = _few(rows, built, examples, seed)
     drawn += _overlap(rows)
     return Task(

@@ -15,6 +15,7 @@ from transfer.errors import DataError
 _WAIT_SECONDS = 4.0
 _REMEMBER_SECONDS = 60.0
 _TRUE = {"1", "ON", "YES", "TRUE"}
+_GATEWAY = {407, 502, 503, 504}
 _known: dict[str, tuple[float, str | None]] = {}
 
 
@@ -52,14 +53,14 @@ def why_unreachable(url: str | None = None, wait: float = _WAIT_SECONDS) -> str 
 
 
 def _ask(url: str, wait: float, answers: list[str | None]) -> None:
-    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "transfer"})
     try:
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "transfer"})
         # urllib takes the proxies of the environment, which the Hub's own client goes through as well.
-        with urllib.request.urlopen(request, timeout=wait):
+        with urllib.request.urlopen(request, timeout=2 * wait):  # only so that the thread ends some day
             answers.append(None)
     except urllib.error.HTTPError as error:
         # The Hub itself may refuse a HEAD of its front page; a gateway's refusal means that it was never asked.
-        answers.append(f"status {error.code}" if error.code >= 500 or error.code == 407 else None)
+        answers.append(f"status {error.code}" if error.code in _GATEWAY else None)
     except (OSError, ValueError) as error:
         cause = getattr(error, "reason", error)  # URLError wraps what the socket said
         answers.append(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)

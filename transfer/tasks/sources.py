@@ -223,5 +223,5 @@ def _unknown(name: str, tried: list[str]) -> UnknownNameError:
 
 def _slug(name: str) -> str:
     """A task's name from a file's: small letters, digits, `_`, `.` and `-`."""
-    slug = re.sub(r"[^a-z0-9_.-]+", "_", name.lower().replace(" ", "_")).lstrip("_.-").rstrip("_")
+    slug = re.sub(r"[^a-z0-9.-]+", "_", name.lower()).lstrip("_.-").rstrip("_")
     return slug or "task"

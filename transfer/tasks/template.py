@@ -55,6 +55,12 @@ class Template:
         """The columns it needs, in order."""
         return tuple(column for _, column in self.parts if column is not None)
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The names before its columns: "question" and "context" of the example above."""
+        names = (re.search(r"([^:\s][^:]*):\s*$", literal) for literal, column in self.parts if column is not None)
+        return tuple(name[1].strip() for name in names if name)
+
     def fill(
         self, table: Table, rewrite: Mapping[str, Mapping[str, str]] | None = None, limit: int | None = None
     ) -> list[str | None]:
