@@ -1,0 +1,56 @@
+"""From a target task and stored modules to one similarity score per module: five families of estimators."""
+
+from transfer._lazy import lazy_names
+from transfer.registry import Registry
+
+ESTIMATORS = Registry(
+    "estimator",
+    {
+        "embedding:cosine": "transfer.similarity.embedding:EmbeddingCosine",
+        "embedding:mmd": "transfer.similarity.embedding:EmbeddingDiscrepancy",
+        "embedding:frechet": "transfer.similarity.embedding:EmbeddingFrechet",
+        "gradient:first-order": "transfer.similarity.gradient:FirstOrder",
+        "gradient:grand": "transfer.similarity.gradient:GradientNorm",
+        "gradient:alignment": "transfer.similarity.gradient:GradientAlignment",
+        "parameters:cosine": "transfer.similarity.parameters:ParameterCosine",
+        "parameters:euclidean": "transfer.similarity.parameters:ParameterDrift",
+        "prediction:loss": "transfer.similarity.prediction:PredictionLoss",
+        "prediction:el2n": "transfer.similarity.prediction:ErrorNorm",
+        "prediction:label-cosine": "transfer.similarity.prediction:LabelCosine",
+        "prediction:kl": "transfer.similarity.prediction:Divergence",
+        "prediction:performance": "transfer.similarity.prediction:ShortTunePerformance",
+        "neighbours:votes": "transfer.similarity.neighbours:NeighbourVotes",
+    },
+    # The family's name alone means its default variant.
+    aliases={
+        "embedding": "embedding:cosine",
+        "gradient": "gradient:first-order",
+        "parameters": "parameters:cosine",
+        "prediction": "prediction:loss",
+        "neighbours": "neighbours:votes",
+    },
+)
+
+__all__ = [
+    "ESTIMATORS",
+    "Estimator",
+    "Scores",
+    "Target",
+    "find_sources",
+    "module_signature",
+    "score",
+    "task_signature",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Estimator": "estimator",
+        "Scores": "scores",
+        "Target": "target",
+        "find_sources": "sources",
+        "module_signature": "signatures",
+        "score": "scoring",
+        "task_signature": "signatures",
+    },
+)
