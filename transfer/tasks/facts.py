@@ -34,6 +34,7 @@ class Facts:
     kind: Kind | None = None
     metric: str | None = None
     license: str | None = None
+    provenance: str | None = None  # where the data was first published: the key "source" of a `task.json`
     sizes: Mapping[str, int] | None = None
 
     @classmethod
@@ -63,7 +64,7 @@ class Facts:
         Raises:
             DataError: a value cannot be; regression, multi-label and token-level tasks are refused by name.
         """
-        for key in ("category", "kind", "metric", "license"):
+        for key in ("category", "kind", "metric", "license", "source"):
             if said.get(key) is not None and not isinstance(said[key], str):
                 raise DataError(f"{where}: {key!r} is {said[key]!r} where text should be")
         kind = said.get("kind")
@@ -81,5 +82,6 @@ class Facts:
             kind=cast("Kind | None", kind),
             metric=said.get("metric"),
             license=said.get("license"),
+            provenance=said.get("source"),
             sizes=cast("dict[str, int]", sizes) if whole else None,
         )

@@ -72,6 +72,7 @@ def load_task(
         source=found.line,
         origin=found.origin,
         license=found.facts.license or "unknown",
+        provenance=found.facts.provenance or "",
         fields=fields,
         notes=(*found.notes, *built.notes, *notes, *drawn),
         examples=examples,
