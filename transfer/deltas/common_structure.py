@@ -19,7 +19,7 @@ QUERY = ("q", "query", "q_proj", "query_proj", "q_lin", "to_q", "wq", "q_attn")
 KEY = ("k", "key", "k_proj", "key_proj", "k_lin", "to_k", "wk")
 VALUE = ("v", "value", "v_proj", "value_proj", "v_lin", "to_v", "wv")
 FUSED = ("c_attn", "query_key_value", "qkv", "qkv_proj", "Wqkv")
-PROJECTION = ("o", "out_proj", "o_proj", "c_proj", "out_lin", "dense", "wo", "to_out")
+PROJECTION = ("o", "out_proj", "o_proj", "c_proj", "out_lin", "dense", "wo", "Wo", "to_out")
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 HEAD_WIDTH = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "dim_per_head", "d_kv")
 NEIGHBOUR_PROJECTION = "output.dense"  # BERT's family keeps the output projection beside `self`
@@ -73,7 +73,7 @@ def _child(module: nn.Module, names: tuple[str, ...]) -> str | None:
 
 def is_attention(module: nn.Module) -> bool:
     """True for a module with a query, a key and a value projection as children, or the three fused in one."""
-    if _child(module, FUSED):
+    if _child(module, FUSED) or (_child(module, ("in_proj",)) and "Attention" in type(module).__name__):
         return True
     return all(_child(module, names) for names in (QUERY, KEY, VALUE))
 
@@ -118,7 +118,7 @@ def _first(module: nn.Module, config: object, names: tuple[str, ...]) -> int | N
 def _parts(name: str, modules: dict[str, nn.Module]) -> dict[str, str]:
     """q, k, v and proj of the attention called `name` -> full names of the layers."""
     attention, parts = modules[name], {}
-    fused = _child(attention, FUSED)
+    fused = _child(attention, (*FUSED, "in_proj"))
     for part, names in (("q", QUERY), ("k", KEY), ("v", VALUE)):
         child = _child(attention, names) or fused
         if child:

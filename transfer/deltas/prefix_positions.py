@@ -12,7 +12,7 @@ from transfer.deltas.attached import Site
 from transfer.deltas.modules import named_modules
 from transfer.errors import DeltaError
 
-LEARNED = ("position_embeddings", "wpe")
+LEARNED = ("position_embeddings", "wpe", "embed_positions")
 ROTARY = ("rotary_emb",)
 
 
@@ -26,6 +26,13 @@ def position_modules(model: nn.Module) -> list[str]:
     return found
 
 
+def _holds_positions(argument: Any, module: nn.Module) -> bool:
+    """An embedding of a class of its own may take masks or token ids first and work out the positions itself."""
+    if isinstance(module, nn.Embedding) and type(module).forward is not nn.Embedding.forward:
+        return False
+    return isinstance(argument, torch.Tensor) and not argument.is_floating_point()
+
+
 class PositionShift(Site):
     """Adds the prefix's length to the position ids on their way into one module."""
 
@@ -37,16 +44,23 @@ class PositionShift(Site):
         return [module.register_forward_pre_hook(self.shift, with_kwargs=True)]
 
     def shift(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Forward pre-hook of `embedding(ids)` and `rotary(hidden, position_ids)`.
+        """Forward pre-hook of `embedding(ids)`, `embed_positions(..., position_ids=ids)`, `rotary(hidden, ids, ...)`.
 
         Raises:
-            DeltaError: text and prefix together are longer than the model has positions for.
+            DeltaError: text and prefix together are longer than the model has positions for, or the module is
+                called in a way that does not show its positions.
         """
         for name in ("position_ids", "input"):
-            if name in kwargs:
+            if isinstance(kwargs.get(name), torch.Tensor):
                 return args, {**kwargs, name: self._shifted(kwargs[name], module)}
-        *first, ids = args
-        return (*first, self._shifted(ids, module)), kwargs
+        at = 0 if isinstance(module, nn.Embedding) else 1
+        if len(args) <= at or not _holds_positions(args[at], module):
+            raise DeltaError(
+                f"the positions that go into {self.place!r} cannot be shifted",
+                found=f"{type(module).__name__} is called in a way of its own",
+                hint="Prefix(position_shift=False)",
+            )
+        return (*args[:at], self._shifted(args[at], module), *args[at + 1 :]), kwargs
 
     def _shifted(self, ids: torch.Tensor, module: nn.Module) -> torch.Tensor:
         if isinstance(module, nn.Embedding) and ids.shape[-1] + self.length > module.num_embeddings:
