@@ -17,9 +17,9 @@ from transfer.deltas.attached import Site
 from transfer.deltas.common_structure import head_sizes, is_attention
 from transfer.deltas.method import DeltaMethod
 from transfer.deltas.modules import inner_model, named_modules
-from transfer.deltas.prefix_deberta import DebertaPrefixSite, is_disentangled
 from transfer.deltas.prefix_interface import ImplementationSwitch, InterfacePrefixSite, uses_interface
 from transfer.deltas.prefix_positions import PositionShift, position_modules
+from transfer.deltas.prefix_rows import RowsPrefixSite, kind_of
 from transfer.errors import ConfigError, DeltaError
 
 STANDARD_DEVIATION = 0.02  # of the start, keys and values alike
@@ -72,7 +72,7 @@ class Prefix(DeltaMethod):
                 found=f"a {type(module).__name__}, which is no attention with query, key and value",
                 hint="where=('attn',) means every self-attention",
             )
-        if not uses_interface(module) and not is_disentangled(module):
+        if not uses_interface(module) and kind_of(module) is None:
             raise DeltaError(
                 f"a prefix cannot be put on {place!r}",
                 found=f"{type(module).__name__} computes its attention by itself, where no prefix can be added",
@@ -87,7 +87,7 @@ class Prefix(DeltaMethod):
 
     def site(self, place: str, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> Site:
         module = named_modules(model)[place]
-        kind = InterfacePrefixSite if uses_interface(module) else DebertaPrefixSite
+        kind = InterfacePrefixSite if uses_interface(module) else RowsPrefixSite
         return kind(place, tensors, head_sizes(module), self.reparameterisation)
 
     def helpers(self, model: nn.Module) -> list[Site]:

@@ -1,15 +1,62 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import tiny
 import torch
+import transformers
 from torch import nn
-from transformers import DebertaV2Config, DebertaV2Model
 
 from transfer.deltas import Prefix
 from transfer.errors import ConfigError, DeltaError
 
 IMPLEMENTATIONS = ("eager", "sdpa")
+SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 160,
+    "pad_token_id": 1,
+}
+
+
+def make(kind, config, **settings):
+    """A model of another architecture, with weights that are clearly not near zero."""
+    torch.manual_seed(0)
+    model = kind(config(**{**SIZES, **settings})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.08)
+    return model
+
+
+# Encoders beside the tiny ones; v3 of DeBERTa shares its keys between content and positions.
+OTHERS = {
+    "deberta-v3": functools.partial(
+        make,
+        transformers.DebertaV2Model,
+        transformers.DebertaV2Config,
+        relative_attention=True,
+        position_buckets=16,
+        pos_att_type=["p2c", "c2p"],
+        share_att_key=True,
+        norm_rel_ebd="layer_norm",
+        position_biased_input=False,
+    ),
+    "mpnet": functools.partial(make, transformers.MPNetModel, transformers.MPNetConfig),
+    "electra": functools.partial(make, transformers.ElectraModel, transformers.ElectraConfig),
+    "albert": functools.partial(make, transformers.AlbertModel, transformers.AlbertConfig),
+    "xlm-roberta": functools.partial(make, transformers.XLMRobertaModel, transformers.XLMRobertaConfig),
+    "modernbert": functools.partial(
+        make, transformers.ModernBertModel, transformers.ModernBertConfig, cls_token_id=0, sep_token_id=2
+    ),
+    "distilbert": functools.partial(
+        make, transformers.DistilBertModel, transformers.DistilBertConfig, dim=32, n_layers=2, n_heads=4, hidden_dim=64
+    ),
+}
 
 
 @torch.no_grad()
@@ -47,9 +94,9 @@ def test_it_is_attention_over_more_keys_and_values(tiny_model, disturbed):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("arch", [*tiny.ARCHITECTURES, "deberta-v3"])
+@pytest.mark.parametrize("arch", [*tiny.ARCHITECTURES, *OTHERS])
 def test_two_prefixes_are_one_of_both_lengths(arch, tiny_model, inputs_for, outputs, disturbed):
-    model, inputs = deberta_v3() if arch == "deberta-v3" else tiny_model(arch), inputs_for(arch)
+    model, inputs = OTHERS[arch]() if arch in OTHERS else tiny_model(arch), inputs_for(arch)
     long = Prefix(length=5).attach(model)
     tensors = disturbed(long)
     expected = outputs(model, inputs)
@@ -59,23 +106,20 @@ def test_two_prefixes_are_one_of_both_lengths(arch, tiny_model, inputs_for, outp
     assert torch.allclose(outputs(model, inputs), expected, atol=1e-6)
 
 
-def deberta_v3():
-    """With the settings of the published v3: keys shared between content and positions."""
-    torch.manual_seed(0)
-    config = DebertaV2Config(
-        vocab_size=320,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        relative_attention=True,
-        position_buckets=16,
-        pos_att_type=["p2c", "c2p"],
-        share_att_key=True,
-        norm_rel_ebd="layer_norm",
-        position_biased_input=False,
-    )
-    return DebertaV2Model(config).eval()
+@torch.no_grad()
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_other_models_take_it_too(name, inputs_for, outputs, disturbed):
+    model, inputs = OTHERS[name](), inputs_for("bert")
+    before = outputs(model, inputs)
+    attached = Prefix(length=5).attach(model)
+    disturbed(attached)
+    changed = outputs(model, inputs)
+    assert not torch.allclose(changed, before, atol=1e-4)
+    inputs["input_ids"] = torch.where(inputs["attention_mask"].bool(), inputs["input_ids"], 9)
+    assert torch.allclose(outputs(model, inputs), changed, atol=1e-6)  # padding is not seen
+    attached.detach()
+    inputs = inputs_for("bert")
+    assert torch.equal(outputs(model, inputs), before)
 
 
 @torch.no_grad()
