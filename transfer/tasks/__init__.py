@@ -12,6 +12,7 @@ __getattr__, __dir__ = lazy_names(
         "Task": "task",
         "TaskRow": "listing",
         "list_tasks": "listing",
+        "load_rows": "unlabelled",
         "load_task": "load",
         "find_fields": "fields",
         "split_fields": "fields",
@@ -23,5 +24,6 @@ if TYPE_CHECKING:
     from transfer.tasks.listing import TaskRow, list_tasks
     from transfer.tasks.load import load_task
     from transfer.tasks.task import Task
+    from transfer.tasks.unlabelled import load_rows
 
-__all__ = ["Task", "TaskRow", "find_fields", "list_tasks", "load_task", "split_fields"]
+__all__ = ["Task", "TaskRow", "find_fields", "list_tasks", "load_rows", "load_task", "split_fields"]

@@ -155,30 +155,51 @@ def complete(columns: Columns, table: Table) -> tuple[Columns, list[str]]:
     Raises:
         DataError: nothing obvious is there; names the columns and how to tell.
     """
-    notes: list[str] = []
-    plain = {_words(name): name for name in reversed(list(table.columns)) if name}
-    own = table.columns.keys() >= {"input"}
-    if not columns.choices and not columns.choice_columns:
-        found = _guess_choices(table, plain)
-        if found:
-            columns = replace(columns, choice_columns=found)
-            if found != ("choices",):
-                notes.append(f"choices: {', '.join(found)}")
+    plain = _plain(table)
+    columns, notes = _with_choices(columns, table, plain)
     if columns.label is None and columns.output is None:
-        if own and "output" in table.columns and "label" not in table.columns and not columns.choices:
+        if {"input", "output"} <= table.columns.keys() and "label" not in table.columns and not columns.choices:
             columns = replace(columns, output="output")
         else:
             label = _guess_label(table, plain, columns)
             columns = replace(columns, label=label)
             if label != "label":
                 notes.append(f"label: column {label!r}")
-    if columns.template is None and not columns.inputs:
-        columns = replace(columns, **_guess_input(table, columns))
-        if columns.template:
-            notes.append(f"input: {columns.template}")
-        elif columns.inputs != ("input",):
-            notes.append(f"input: column {columns.inputs[0]!r}")
-    return columns, notes
+    columns, said = _with_input(columns, table)
+    return columns, notes + said
+
+
+def complete_unlabelled(columns: Columns, table: Table) -> tuple[Columns, list[str]]:
+    """As `complete`, for rows whose answers are yet to be found: a label column is not looked for.
+
+    Raises:
+        DataError: no column is obviously the input.
+    """
+    columns, notes = _with_choices(columns, table, _plain(table))
+    columns, said = _with_input(columns, table)
+    return columns, notes + said
+
+
+def _with_choices(columns: Columns, table: Table, plain: Mapping[str, str]) -> tuple[Columns, list[str]]:
+    if columns.choices or columns.choice_columns:
+        return columns, []
+    found = _guess_choices(table, plain)
+    told = [f"choices: {', '.join(found)}"] if found and found != ("choices",) else []
+    return replace(columns, choice_columns=found), told
+
+
+def _with_input(columns: Columns, table: Table) -> tuple[Columns, list[str]]:
+    if columns.template is not None or columns.inputs:
+        return columns, []
+    columns = replace(columns, **_guess_input(table, columns))
+    if columns.template:
+        return columns, [f"input: {columns.template}"]
+    return columns, [] if columns.inputs == ("input",) else [f"input: column {columns.inputs[0]!r}"]
+
+
+def _plain(table: Table) -> dict[str, str]:
+    """The columns' names in plain words -> the names; of two alike the first counts."""
+    return {_words(name): name for name in reversed(list(table.columns)) if name}
 
 
 def template_of(columns: Columns) -> Template:
@@ -249,8 +270,7 @@ def _guess_input(table: Table, columns: Columns) -> dict[str, Any]:
         marks = [_MARKS[known[name]] for name in chosen]
         if len(set(marks)) < len(marks):  # `text` and `body`, say: their own names keep them apart
             marks = [_words(name) for name in chosen]
-        safe = [name.replace("{", "{{").replace("}", "}}") for name in chosen]
-        return {"template": " ".join(f"{mark}: {{{name}}}" for mark, name in zip(marks, safe, strict=True))}
+        return {"template": " ".join(f"{mark}: {{{name}}}" for mark, name in zip(marks, chosen, strict=True))}
     rest = [name for name in free if _words(name) not in _NOT_TEXT and not _words(name).endswith(" id")]
     if len(rest) == 1:
         return {"inputs": (rest[0],)}

@@ -46,9 +46,12 @@ def build(tables: Mapping[str, Table], columns: Columns, kind: Kind | None = Non
         for table in tables.values():
             worded = columns.choices or columns.choice_columns or columns.label in table.label_names
             check_labels(table, columns.label, named=bool(worded))
+    if columns.lenient and columns.choice_columns:
+        tables, told = _without_blank_choices(tables, columns)
+        notes += told
     inputs: dict[str, list[str]] = {}
     for split, table in list(tables.items()):
-        texts = _inputs(table, columns)
+        texts = input_texts(table, columns)
         blank = [row for row, text in enumerate(texts) if text is None]
         if blank and not columns.lenient:
             raise table.error(blank[0], "the input is blank", hint="every row needs an input; leave blank rows out")
@@ -72,7 +75,12 @@ def looks_like_answers(tables: Mapping[str, Table], column: str) -> bool:
     return 2 <= different <= _MOST_ANSWERS and len(texts) >= _LEAST_REPEATS * different
 
 
-def _inputs(table: Table, columns: Columns) -> list[str | None]:
+def input_texts(table: Table, columns: Columns) -> list[str | None]:
+    """The input of each row; None where it is blank.
+
+    Raises:
+        DataError: a column is missing, or an input that is taken as it stands is no text.
+    """
     if columns.template is None and len(columns.inputs) == 1 and columns.limit is None:
         texts: list[str | None] = []
         for row, value in enumerate(table.need(columns.inputs[0])):
@@ -111,7 +119,7 @@ def _own_choices(
     label = _label(columns)
     rows = {}
     for split, table in tables.items():
-        choices = _choice_lists(table, columns)
+        choices = choice_lists(table, columns)
         letters = None if columns.letters is None else table.need(columns.letters)
         rows[split] = Rows(inputs[split], choices, row_labels(table, label, choices, columns.values, letters))
     first = next(iter(rows.values())).choices
@@ -172,29 +180,58 @@ def _choices_in_data(tables: Mapping[str, Table], label: str) -> tuple[str, ...]
     return choices
 
 
-def _choice_lists(table: Table, columns: Columns) -> list[list[str]]:
+def choice_lists(table: Table, columns: Columns) -> list[list[str]]:
+    """Each row's own choices.
+
+    Raises:
+        DataError: a row has none, one, a blank one, or the same twice.
+    """
+    lists = _raw_choices(table, columns)
+    for row, choices in enumerate(lists):
+        if not _are_texts(choices):
+            raise table.error(
+                row,
+                "no list of choices" if choices in (None, []) else "choices are not a list of texts",
+                hint='"choices": ["no", "yes"], or --choices no,yes when they are the same on every row',
+            )
+        problem = choices_problem(choices)
+        # Published data holds a few rows with a distractor twice; the label still says which is right.
+        if problem and not (columns.lenient and "twice" in problem):
+            raise table.error(row, f"choices: {problem}", found=", ".join(repr(choice) for choice in choices[:6]))
+    return lists
+
+
+def _raw_choices(table: Table, columns: Columns) -> list[Any]:
+    """What each row has for choices: a list of texts, if all is well."""
     if len(columns.choice_columns) == 1:
-        values: list[Any] = list(table.need(columns.choice_columns[0]))
+        values = list(table.need(columns.choice_columns[0]))
     else:
         values = [list(row) for row in zip(*(table.need(name) for name in columns.choice_columns), strict=True)]
         # Rows with fewer choices leave the last columns empty.
         values = [[v for i, v in enumerate(row) if v not in (None, "") or any(row[i + 1 :])] for row in values]
-    lists: list[list[str]] = []
-    for row, value in enumerate(values):
-        if isinstance(value, str):
-            value = _parsed(value)
-        if not isinstance(value, list) or not all(isinstance(choice, str) for choice in value):
-            raise table.error(
-                row,
-                "no list of choices" if value in (None, []) else "choices are not a list of texts",
-                hint='"choices": ["no", "yes"], or --choices no,yes when they are the same on every row',
-            )
-        cleaned = [" ".join(choice.split()) if columns.limit else choice for choice in value]
-        problem = choices_problem(cleaned)
-        if problem and not (columns.lenient and "twice" in problem):
-            raise table.error(row, f"choices: {problem}", found=", ".join(repr(choice) for choice in cleaned[:6]))
-        lists.append(cleaned)
-    return lists
+    values = [_parsed(value) if isinstance(value, str) else value for value in values]
+    if columns.limit is None:
+        return values
+    return [[" ".join(choice.split()) for choice in value] if _are_texts(value) else value for value in values]
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(choice, str) for choice in value)
+
+
+def _without_blank_choices(tables: Mapping[str, Table], columns: Columns) -> tuple[dict[str, Table], list[str]]:
+    """Published data holds a few rows with an empty distractor; they are left out, and it is said."""
+    kept, notes = {}, []
+    for split, table in tables.items():
+        keep = [
+            row
+            for row, choices in enumerate(_raw_choices(table, columns))
+            if not (_are_texts(choices) and "blank" in (choices_problem(choices) or ""))
+        ]
+        kept[split] = table.take(keep) if len(keep) < len(table) else table
+        if len(keep) < len(table):
+            notes.append(f"{split}: {len(table) - len(keep)} rows with a blank choice left out")
+    return kept, notes
 
 
 def _parsed(value: str) -> Any:

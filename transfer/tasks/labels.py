@@ -66,11 +66,12 @@ def check_labels(table: Table, column: str, named: bool) -> None:
     different = sorted({int(number) for number in known})
     if len(different) > _MOST_NUMBERS:
         raise refuse_kind("regression", f"{table.where}: {column!r} holds {len(different)} different numbers, so this")
+    n = different[-1] + 1 if different[0] == 0 else len(different)
+    example = "no,yes" if n == 2 else ",".join("ABCDEFGHIJKLMNOPQRSTU"[:n]) + " with words in place of the letters"
     raise DataError(
         f"{table.where}: the labels in {column!r} are numbers without words",
         found=", ".join(str(number) for number in different),
-        hint=f"--choices with {different[-1] + 1 if different[0] == 0 else len(different)} answers in the order of "
-        "the numbers, such as --choices no,yes",
+        hint=f"say what they mean, in their order: --choices {example}",
     )
 
 

@@ -53,7 +53,7 @@ class Found:
 
 def is_path(name: str) -> bool:
     """A name is a path only if it has a separator or a suffix; a folder that happens to be called `boolq` is not."""
-    return "/" in name or os.sep in name or bool(Path(name).suffix)
+    return "/" in name or os.sep in name or bool(Path(name).suffix) or name in (".", "..")
 
 
 def find(name: str, columns: Columns, source: str | None = None) -> Found:

@@ -33,7 +33,7 @@ class Task:
     source: str = ""  # one line for the user: where the data came from
     origin: Origin = "path"
     license: str = "unknown"
-    provenance: str = ""                # where the data was first published, in its own words
+    provenance: str = ""  # where the data was first published, in its own words
     fields: tuple[str, ...] = ()  # `name:` marks that every training row has, in order
     notes: tuple[str, ...] = ()  # lines to tell the user
     examples: int | None = None  # the N that was asked for; None is all there is

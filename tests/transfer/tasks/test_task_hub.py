@@ -130,6 +130,16 @@ def test_choices_in_a_struct_with_letters(hub, as_structs):
     assert task.test[1] == {"input": "question: q2", "choices": ["u", "v"], "label": 1}
 
 
+def test_rows_with_a_blank_choice_are_left_out_and_told(hub):
+    options = [["a", "b", "c", "d"], ["a", "", "c", "d"], ["a", "b", "b", "d"]]
+    split = made(article=list("xyz"), question=list("pqr"), options=options, answer=["D", "A", "D"])
+    hub("ehovy/race", "high", train=split, validation=split, test=split)
+    task = load_task("race_high")
+    assert task.test["label"][:] == [3, 3]
+    assert task.test["input"][1] == "question: r context: z"
+    assert "test: 1 rows with a blank choice left out" in task.notes
+
+
 def test_several_configurations_become_one_task(hub):
     features = {"text": TEXT, "label": datasets.ClassLabel(names=["none", "against", "favor"])}
     for part in catalogue.find("tweet_stance").parts:
@@ -144,22 +154,19 @@ def test_several_configurations_become_one_task(hub):
 
 def test_values_are_rewritten_as_the_local_folders_have_them(hub):
     copa = made(premise=["p", "p"], question=["cause", "effect"], choice1=["a", "b"], choice2=["c", "d"], label=[0, 1])
-    hub("aps/super_glue", "copa", train=boolq_like(copa), validation=copa)
+    hub("aps/super_glue", "copa", train=varied(copa), validation=copa)
     assert load_task("copa").test["input"][:] == [
         "premise: p question: what was the cause?",
         "premise: p question: what happened as a result?",
     ]
-    liar = made(
-        statement=["s"], speaker=["barack-obama"], subject=["job-creation,taxes"],
-        label=datasets.Dataset.from_dict({"label": [4]})["label"][:],
-    )  # fmt: skip
+    liar = made(statement=["s"], speaker=["barack-obama"], subject=["job-creation,taxes"], label=[4])
     hub("ucsbnlp/liar", train=liar, validation=liar, test=liar)
     task = load_task("liar")
     assert task.test["input"][0] == "claim: s speaker: barack obama subject: job-creation, taxes"
     assert task.labels[task.test["label"][0]] == "barely true"
 
 
-def boolq_like(split, times=6):
+def varied(split, times=6):
     """Enough different rows to split a dev set off."""
     rows = [row | {"premise": f"{row['premise']} {i}"} for i in range(times) for row in split]
     return datasets.Dataset.from_list(rows)

@@ -1,0 +1,47 @@
+"""Rows to be answered: labels are neither needed nor looked at."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from transfer.errors import DataError
+from transfer.tasks import load_rows
+
+
+def test_rows_keep_the_order_of_the_file_and_need_no_label(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("id,review\n1,fine\n2,poor\n")
+    rows, fields = load_rows(path, choices=["bad", "good"])
+    assert rows == [{"input": f"text: {word}", "choices": ["bad", "good"]} for word in ("fine", "poor")]
+    assert fields == ("text",)
+
+
+def test_labels_in_the_file_are_passed_over_even_broken_ones(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("text,label\nfine,99\npoor,\n")
+    assert len(load_rows(path, choices="bad,good")[0]) == 2
+
+
+def test_each_rows_own_choices_are_taken(tmp_path):
+    path = tmp_path / "new.jsonl"
+    made = [{"input": "pick", "choices": ["a", "b"]}, {"input": "again", "choices": ["c", "d", "e"]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    assert load_rows(path) == (made, ())
+
+
+def test_without_choices_the_answer_is_to_be_written(tmp_path):
+    path = tmp_path / "new.tsv"
+    path.write_text("q\tp\na\tb\n")
+    assert load_rows(path, template="question: {q} context: {p}") == (
+        [{"input": "question: a context: b"}],
+        ("question", "context"),
+    )
+
+
+def test_a_blank_row_is_named(tmp_path):
+    path = tmp_path / "new.jsonl"
+    path.write_text('{"input": "a"}\n{"input": " "}\n')
+    with pytest.raises(DataError, match=r"new.jsonl, line 2: the input is blank"):
+        load_rows(path)

@@ -1,0 +1,50 @@
+"""load_rows: the rows of a file whose answers are yet to be found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transfer.tasks.columns import Columns, complete_unlabelled, template_of
+from transfer.tasks.examples import choice_lists, input_texts
+from transfer.tasks.fields import find_fields
+from transfer.tasks.readers import read
+
+
+def load_rows(
+    path: str | Path,
+    input_column: str | Sequence[str] | None = None,
+    choices: Sequence[str] | None = None,
+    template: str | None = None,
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Read rows to be answered: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file; labels in it are passed over.
+
+    Args:
+        input_column: As for `load_task`; guessed when obvious.
+        choices: The answers, the same for every row; None takes each row's own, if the file has them.
+        template: As for `load_task`.
+
+    Returns:
+        One dict per row in the order of the file, with `input` and, unless answers are to be written freely,
+        `choices`; and the fields that all inputs have.
+
+    Raises:
+        DataError: the file cannot be used; names the line and what to do.
+        ConfigError: an argument is out of range, or two exclude each other.
+    """
+    table = read(Path(path).expanduser())
+    columns, _ = complete_unlabelled(Columns.from_arguments(input_column, None, choices, template), table)
+    inputs: list[str] = []
+    for row, text in enumerate(input_texts(table, columns)):
+        if text is None:
+            raise table.error(row, "the input is blank", hint="every row needs an input; leave blank rows out")
+        inputs.append(text)
+    fields = find_fields(inputs, template_of(columns).marks)
+    if columns.choices is not None:
+        answers = list(columns.choices)
+        return [{"input": text, "choices": answers} for text in inputs], fields
+    if columns.choice_columns:
+        own = choice_lists(table, columns)
+        return [{"input": text, "choices": some} for text, some in zip(inputs, own, strict=True)], fields
+    return [{"input": text} for text in inputs], fields
