@@ -7,26 +7,18 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from transfer.building import work
 from transfer.building.licences import forbids_commercial_use
-from transfer.building.records import Record, Records
+from transfer.building.records import Built, Record, Records
+from transfer.building.reporting import write_report
 from transfer.building.settings import BuildSettings
 from transfer.building.work import Job
 from transfer.deltas import METHODS
 from transfer.errors import DataError
 from transfer.progress import track
 from zoo.errors import ExplainedError
-
-
-@dataclass
-class Built:
-    """What a build did: the records it has, and why the rest is missing."""
-
-    records: list[Record] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)  # "task method" or "task" -> why
 
 
 def build_zoo(
@@ -55,17 +47,40 @@ def build_zoo(
     found = {job: record for job in jobs if (record := records.get(job.task, job.method)) is not None}
     todo = [job for job in jobs if job not in found]
     cores = os.cpu_count() or 1
-    workers = max(1, min(workers or cores, len(todo) or 1))
-    with track("modules", len(jobs)) as progress:
+    workers = max(1, workers or cores)
+    pool = _pool(settings, out, tasks, workers, max(1, cores // workers))
+    with pool, track("modules", len(jobs)) as progress:
         progress(len(found))
-        if todo:
-            _run(todo, found, built, settings, out, tasks, workers, max(1, cores // workers), say, progress)
-    built.records = [found[job] for job in jobs if job in found]
-    for record in built.records:
-        reason = record.reason(settings.criterion)
-        if reason is not None:
-            built.left_out[f"{record.task} {record.method}"] = reason
+        _train(pool, workers, todo, found, built, settings, say, progress)
+        built.records = [found[job] for job in jobs if job in found]
+        kept = choose(built, settings)
+        for future in [pool.submit(work.store, job) for job in kept]:
+            built.kept.append(future.result())
+            say(f"stored {built.kept[-1]}")
+    write_report(built, settings, out)
     return built
+
+
+def choose(built: Built, settings: BuildSettings) -> list[Job]:
+    """The modules to store; why another is not goes into `built.left_out`."""
+    kept = []
+    for method in settings.methods:
+        passing = []
+        for record in built.records:
+            reason = record.reason(settings.criterion)
+            if record.method != method:
+                continue
+            if reason is None:
+                passing.append(record)
+            else:
+                built.left_out[f"{record.task} {method}"] = reason
+        passing.sort(key=lambda record: -record.clearness)
+        for place, record in enumerate(passing):
+            if settings.most_tasks is not None and place >= settings.most_tasks:
+                built.left_out[f"{record.task} {method}"] = f"{settings.most_tasks} others are clearer"
+            else:
+                kept.append(Job(record.task, method))
+    return kept
 
 
 def _tasks(folder: Path, only: Sequence[str] | None, settings: BuildSettings) -> tuple[list[str], Built]:
@@ -99,42 +114,40 @@ def _row_bytes(path: Path) -> float:
     return path.stat().st_size / max(rows, 1)
 
 
-def _run(
+def _pool(settings: BuildSettings, out: Path, tasks: Path, workers: int, threads: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # a forked child inherits torch's threads and hangs
+    return ProcessPoolExecutor(workers, context, initializer=work.begin, initargs=(settings, out, tasks, threads))
+
+
+def _train(
+    pool: ProcessPoolExecutor,
+    workers: int,
     todo: list[Job],
     found: dict[Job, Record],
     built: Built,
     settings: BuildSettings,
-    out: Path,
-    tasks: Path,
-    workers: int,
-    threads: int,
     say: Callable[[str], None],
     progress: Callable[[int], None],
 ) -> None:
-    """Hand jobs to worker processes, the methods in order; a method's most promising tasks first."""
-    # The first start is drawn here, so that two workers do not draw it at once.
-    context = multiprocessing.get_context("spawn")
+    """Hand out the jobs, the methods in order; a method's most promising tasks first."""
     waiting = list(todo)
     running: dict[Future[Record], Job] = {}
-    done = len(found)
-    with ProcessPoolExecutor(workers, context, initializer=work.begin, initargs=(settings, out, tasks, threads)) as pool:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                job = min(waiting, key=lambda job: _rank(job, settings, found, todo))
-                waiting.remove(job)
-                running[pool.submit(work.train, job)] = job
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job = running.pop(future)
-                done += 1
-                progress(done)
-                try:
-                    record = found[job] = future.result()
-                except ExplainedError as error:
-                    # One task with broken data must not end a night of training; the report names it.
-                    built.left_out[f"{job.task} {job.method}"] = str(error).replace("\n", "; ")
-                    say(f"{job.task} {job.method}: {error}")
-                    continue
-                say(_line(record, settings))
+    while waiting or running:
+        while waiting and len(running) < workers:
+            job = min(waiting, key=lambda job: _rank(job, settings, found, todo))
+            waiting.remove(job)
+            running[pool.submit(work.train, job)] = job
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            job = running.pop(future)
+            try:
+                found[job] = future.result()
+            except ExplainedError as error:
+                # One task with broken data must not end a night of training; the report names it.
+                built.left_out[f"{job.task} {job.method}"] = str(error).replace("\n", "; ")
+                say(f"{job.task} {job.method}: {error}")
+                continue
+            progress(len(found))
+            say(_line(found[job], settings))
 
 
 def _rank(job: Job, settings: BuildSettings, found: dict[Job, Record], todo: list[Job]) -> tuple[int, float, int]:

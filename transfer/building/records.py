@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,15 @@ class Record:
         baseline = {"untrained": "the untrained backbone", "majority": "the majority label"}[worst]
         gain = self.metrics["dev"]["accuracy"] - self.metrics[f"{worst}_dev"]["accuracy"]
         return f"not clearly better than {baseline} on dev ({gain:+.3f} accuracy, z {self.z[worst]:.2f})"
+
+
+@dataclass
+class Built:
+    """What a build did: the records it has, what it stored, and why the rest is missing."""
+
+    records: list[Record] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)  # ids in the zoo
+    left_out: dict[str, str] = field(default_factory=dict)  # "task method" or "task" -> why
 
 
 class Records:

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
 from transfer.building.records import Record, Records
 from transfer.building.settings import BuildSettings
 from transfer.deltas import METHODS
+from transfer.deltas.method import DeltaMethod
 from transfer.tasks import Task
 from transfer.training.measuring import Measured, measure
 from transfer.training.tuning import tune
@@ -25,8 +27,7 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
     dev figures are a little kind; test is only measured.
     """
     method = METHODS.get(method_name)()
-    start = records.start(method_name, lambda: method.draw(backbone.model, settings.start_seed))
-    start = {name: value.float() for name, value in start.items()}
+    start = shared_start(backbone, method, settings, records)
     train, dev, test = (backbone.encode(split, task.fields) for split in (task.train, task.dev, task.test))
     tuned = tune(
         backbone, method, train, tensors=start, settings=settings.tune, dev=dev, description=f"{task.name} {method_name}"
@@ -68,6 +69,14 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
     )
     records.put(record, tensors)
     return record
+
+
+def shared_start(
+    backbone: Backbone, method: DeltaMethod, settings: BuildSettings, records: Records
+) -> dict[str, Tensor]:
+    """The start of all modules of a method: drawn once, kept as fp16, used as fp32."""
+    kept = records.start(method.method, lambda: method.draw(backbone.model, settings.start_seed))
+    return {name: value.float() for name, value in kept.items()}
 
 
 def always(label: int, rows: Sequence[Encoded]) -> Measured:

@@ -9,6 +9,7 @@ from transfer.backbones.backbone import Backbone
 from transfer.building.records import Record, Records
 from transfer.building.settings import BuildSettings
 from transfer.building.source import train_source
+from transfer.building.storing import store_source
 from transfer.tasks import Task, load_task
 
 
@@ -47,6 +48,11 @@ def begin(settings: BuildSettings, out: Path, tasks: Path, threads: int) -> None
         precision=settings.precision,  # type: ignore[arg-type]
         max_length=settings.max_length,
     )
+
+
+def store(job: Job) -> str:
+    """Put one recorded module into the zoo, with its card and signature; the id it has there."""
+    return store_source(_Worker.backbone, _Worker.load(job), job.method, _Worker.settings, Records(_Worker.out)).id
 
 
 def train(job: Job) -> Record:

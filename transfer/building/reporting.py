@@ -1,0 +1,52 @@
+"""The report of a build: what was kept, what was left out and why."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from transfer.building.records import Built
+from transfer.building.settings import BuildSettings
+
+FILE = "build.json"
+
+
+def summarize(built: Built, settings: BuildSettings) -> dict[str, Any]:
+    """Everything a reader of the zoo may ask of its making, as JSON."""
+    passing: dict[str, set[str]] = defaultdict(set)
+    for record in built.records:
+        if f"{record.task} {record.method}" not in built.left_out:
+            passing[record.category].add(record.task)
+    return {
+        "rule": f"kept when better than the untrained backbone and the majority label on dev by more than "
+        f"{settings.criterion} paired standard errors of accuracy",
+        "tune": settings.tune.__dict__,
+        "max_length": settings.max_length,
+        "kept": sorted(built.kept),
+        "left_out": dict(sorted(built.left_out.items())),
+        "empty_categories": sorted({record.category for record in built.records} - set(passing)),
+        "results": [
+            {
+                "task": record.task,
+                "method": record.method,
+                "category": record.category,
+                "kept": f"{record.task} {record.method}" not in built.left_out,
+                "test_accuracy": round(record.metrics["test"]["accuracy"], 4),
+                "untrained_test_accuracy": round(record.metrics["untrained_test"]["accuracy"], 4),
+                "majority_test_accuracy": round(record.metrics["majority_test"]["accuracy"], 4),
+                "z": {name: round(value, 2) for name, value in record.z.items()},
+                "seconds": round(record.seconds, 1),
+            }
+            for record in built.records
+        ],
+    }
+
+
+def write_report(built: Built, settings: BuildSettings, out: Path) -> Path:
+    """Write it beside the modules."""
+    path = out / FILE
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(summarize(built, settings), indent=1) + "\n", encoding="utf-8")
+    return path

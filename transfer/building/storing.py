@@ -1,0 +1,76 @@
+"""From a recorded module to a module of the zoo, with card and signature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transfer.backbones.backbone import Backbone
+from transfer.building.records import Record, Records
+from transfer.building.settings import BuildSettings
+from transfer.building.source import shared_start
+from transfer.deltas import METHODS
+from transfer.errors import DataError
+from transfer.finetuning import data_of, versions
+from transfer.similarity.signatures import module_signature, task_signature
+from transfer.tasks import Task
+from zoo import Card, Module, Zoo
+
+
+def store_source(
+    backbone: Backbone, task: Task, method_name: str, settings: BuildSettings, records: Records
+) -> Module:
+    """Add a recorded module to the zoo; nothing happens if it is there.
+
+    Raises:
+        DataError: it was never trained.
+    """
+    record = records.get(task.name, method_name)
+    if record is None:
+        raise DataError(f"there is no record of {task.name} {method_name}", hint="transfer zoo build trains it")
+    zoo = Zoo(records.folder.parent)
+    method = METHODS.get(method_name).from_settings(record.settings)
+    start = shared_start(backbone, method, settings, records)
+    name = zoo.add_start(method_name, method.start_settings(backbone.model), backbone.fingerprint, start)
+    tensors = records.tensors(task.name, method_name)
+    card = _card(record, task, backbone, name)
+    module = Module.new(card, tensors)
+    if module.id in zoo:
+        return zoo.get(module.id)
+    encoded = backbone.encode(task.train, task.fields)
+    own = module_signature(backbone, encoded, method, {n: t.float() for n, t in tensors.items()}, start)
+    signature = task_signature(backbone, task).merge(own)
+    return zoo.add(Module.new(card, tensors, signature))
+
+
+def _card(record: Record, task: Task, backbone: Backbone, start: str) -> Card:
+    nested: dict[str, Any] = {"dev": record.metrics["dev"], "test": record.metrics["test"]}
+    for baseline in ("untrained", "majority"):
+        nested[baseline] = {split: record.metrics[f"{baseline}_{split}"] for split in ("dev", "test")}
+    nested["z"] = record.z
+    return Card(
+        task=task.name,
+        category=task.category,
+        method=record.method,
+        settings=record.settings,
+        backbone=backbone.name,
+        fingerprint=record.fingerprint,
+        metrics=nested,
+        data={**data_of(task), "source": origin_of(task)},
+        license=task.license,
+        seed=record.seed,
+        start=start,
+        steps=record.steps,
+        max_length=backbone.max_length,
+        provenance={
+            **versions(),
+            "learning_rate": record.learning_rate,
+            "batch_size": record.batch_size,
+            "best_step": record.best_step,
+            "seconds": round(record.seconds, 1),
+        },
+    )
+
+
+def origin_of(task: Task) -> str:
+    """Where the data is from, in the words of its own `task.json`; never a path of this machine."""
+    return task.provenance or task.name

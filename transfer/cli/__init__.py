@@ -1,0 +1,1 @@
+"""The command line: one file per noun; torch is imported in the call, never for help."""

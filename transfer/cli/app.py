@@ -1,0 +1,52 @@
+"""`transfer`: the commands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from transfer.cli import evaluate, finetune, init, predict, score, tasks, zoo
+from transfer.cli.output import show_error
+from zoo.errors import ExplainedError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="A head start for a new NLP task from the PEFT modules one already has.",
+    epilog="Begin with:  transfer init --target boolq --method lora",
+)
+app.command("init", epilog=init.EXAMPLES)(init.init)
+app.command("score", epilog=score.EXAMPLES)(score.score)
+app.command("finetune", epilog=finetune.EXAMPLES)(finetune.finetune)
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
+app.add_typer(tasks.app, name="tasks")
+app.add_typer(zoo.app, name="zoo")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"transfer {version('transfer-zoo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the console script: exit code 0, 1 for an explained error, 2 for a wrong call."""
+    try:
+        app()
+    except ExplainedError as error:
+        show_error(error)
+        sys.exit(1)

@@ -1,0 +1,95 @@
+"""`transfer finetune`: train a delta on a target task, from an initialization or from scratch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from transfer.cli import options
+from transfer.cli.output import Output
+
+EXAMPLES = """Examples:
+
+  transfer finetune --target boolq --start boolq-lora --out boolq-lora-tuned
+
+  transfer finetune --target reviews.csv --method lora --steps 200 --add"""
+
+
+def finetune(
+    target: options.Target,
+    start: Annotated[
+        str | None, typer.Option("--start", "-s", help="What `transfer init` wrote, or a module id; else from scratch.")
+    ] = None,
+    method: options.MethodName = "lora",
+    steps: Annotated[int, typer.Option("--steps", help="Training steps.")] = 60,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", "--lr", help="Else the method's own.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Examples a step.")] = 16,
+    eval_every: Annotated[int | None, typer.Option("--eval-every", help="Steps between looks at dev.")] = None,
+    patience: Annotated[
+        int, typer.Option("--patience", help="Looks at dev without a better loss before stopping; 0 never stops.")
+    ] = 3,
+    keep: Annotated[str, typer.Option("--keep", help="best (by dev loss) or last.")] = "best",
+    examples: options.Examples = 64,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the result; else TARGET-METHOD-tuned.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished result in that folder.")] = False,
+    zoo: options.ZooFolder = None,
+    add: Annotated[bool, typer.Option("--add", help="Add the result to your zoo, with its signature.")] = False,
+    source: options.SourceName = None,
+    input_column: options.InputColumn = None,
+    label_column: options.LabelColumn = None,
+    choices: options.Choices = None,
+    template: options.Template = None,
+    backbone: options.BackboneName = "embedded",
+    kind: options.Kind = "auto",
+    precision: options.Precision = "auto",
+    max_length: options.MaxLength = 128,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train on TARGET, keep the best step by dev loss, and report test. A killed run goes on where it was."""
+    from transfer.cli.report import show_finetuned, show_task
+    from transfer.errors import ConfigError
+    from transfer.finetuning import finetune as run
+    from transfer.resolving import load_start
+    from zoo import Zoo
+
+    output = Output(as_json=as_json, quiet=quiet)
+    view = options.open_zoo(zoo)
+    begin = None if start is None else load_start(start, view)
+    named = method if begin is None else begin.delta.method.method
+    task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template)
+    folder = out or Path(f"{task.name}-{named}-tuned")
+    if (folder / "card.json").exists() and not overwrite:
+        raise ConfigError(f"{folder} already holds a finished result", hint="--overwrite, or another --out")
+    show_task(output, task)
+    loaded = options.read_backbone(backbone, kind, precision, max_length)
+    if begin is not None:
+        begin.check_fits(loaded)
+    checkpoints = folder.parent / f".{folder.name}-checkpoints"
+    with output.working():
+        result = run(
+            task,
+            loaded,
+            None if begin is None else begin,
+            method=method,
+            steps=steps,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            seed=seed,
+            eval_every=eval_every,
+            patience=patience or None,
+            keep=keep,
+            folder=checkpoints,
+            zoo=view,
+            add_to=(Zoo(zoo) if zoo is not None else Zoo.default()) if add else None,
+            measure_start=True,
+        )
+    result.save(folder)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    show_finetuned(output, result, folder)

@@ -1,0 +1,97 @@
+"""`transfer init`: an initialization for a target task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from transfer.cli import options
+from transfer.cli.output import Output
+
+EXAMPLES = """Examples:
+
+  transfer init --target boolq --method lora
+
+  transfer init --target reviews.csv --choices bad,good --top-k 3 --out reviews-lora"""
+
+
+def init(
+    target: options.Target,
+    method: options.MethodName = "lora",
+    zoo: options.ZooFolder = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the result; else TARGET-METHOD.")] = None,
+    examples: options.Examples = 64,
+    estimator: Annotated[
+        str,
+        typer.Option(
+            "--estimator",
+            "-e",
+            help="family:variant. Families: embedding, gradient, parameters, prediction, neighbours.",
+            rich_help_panel="Weights",
+        ),
+    ] = "gradient:first-order",
+    how: Annotated[
+        str, typer.Option("--how", help="softmax, uniform or best.", rich_help_panel="Weights")
+    ] = "softmax",
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Of the softmax over standardised scores.", rich_help_panel="Weights")
+    ] = 0.5,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", help="Sources kept; else all.", rich_help_panel="Weights")
+    ] = None,
+    merge: Annotated[str, typer.Option("--merge", help="How modules are merged.", rich_help_panel="Weights")] = "linear",
+    exclude: Annotated[
+        str | None,
+        typer.Option("--exclude", help="Tasks or ids left out: a,b; else the target's own task.", rich_help_panel="Weights"),
+    ] = None,
+    guard: Annotated[
+        bool, typer.Option("--guard/--no-guard", help="Tune a few steps from here and from scratch, and compare.")
+    ] = True,
+    guard_steps: Annotated[int, typer.Option("--guard-steps", help="Steps of that comparison.")] = 20,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Examples a step.")] = 16,
+    source: options.SourceName = None,
+    input_column: options.InputColumn = None,
+    label_column: options.LabelColumn = None,
+    choices: options.Choices = None,
+    template: options.Template = None,
+    backbone: options.BackboneName = "embedded",
+    kind: options.Kind = "auto",
+    precision: options.Precision = "auto",
+    max_length: options.MaxLength = 128,
+    force: options.Force = False,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Build an initialization for TARGET from the modules in the zoo, and say whether it helps."""
+    from transfer.cli.report import show_initialization, show_task
+    from transfer.initializing import initialize
+
+    output = Output(as_json=as_json, quiet=quiet)
+    task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template)
+    show_task(output, task)
+    loaded = options.read_backbone(backbone, kind, precision, max_length)
+    with output.working():
+        initialization = initialize(
+            task,
+            options.open_zoo(zoo),
+            loaded,
+            method,
+            estimator=estimator,
+            temperature=temperature,
+            top_k=top_k,
+            how=how,
+            merge=merge,
+            exclude=options.split_names(exclude),
+            guard=guard,
+            guard_steps=guard_steps,
+            batch_size=batch_size,
+            seed=seed,
+            force=force,
+            say=output.say,
+        )
+    folder = out or Path(f"{task.name}-{method}")
+    initialization.save(folder)
+    show_initialization(output, initialization, folder, options.again(target, source, choices, input_column, label_column, template))

@@ -1,0 +1,102 @@
+"""What the commands print: lines and tables for people, JSON for machines, errors in three parts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.errors import ExplainedError
+
+WIDTH = 80
+
+
+class Output:
+    """Where one command prints. With `json` only the JSON document goes to standard output; `quiet` drops the rest."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet or as_json
+
+    def say(self, text: str = "", style: str | None = None) -> None:
+        """A line for people, wrapped to the width of the terminal."""
+        if not self.quiet:
+            _console().print(text, style=style, markup=False, highlight=False, soft_wrap=False)
+
+    def result(self, text: str) -> None:
+        """A line that is printed also when quiet, unless JSON was asked for: what a script would read."""
+        if not self.as_json:
+            print(text)
+
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, flexible: str | None = None
+    ) -> None:
+        """A table of at most 80 columns; numbers are set right. `flexible` names the column that is cut when it is full."""
+        if self.quiet:
+            return
+        from rich import box
+        from rich.table import Table
+
+        rows = [list(row) for row in rows]
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
+        for index, name in enumerate(columns):
+            numeric = bool(rows) and all(isinstance(row[index], (int, float)) or row[index] is None for row in rows)
+            table.add_column(
+                name,
+                justify="right" if numeric else "left",
+                overflow="ellipsis" if name == flexible else "fold",
+                no_wrap=name == flexible or numeric,
+            )
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row))
+        _console().print(table)
+
+    def json(self, document: Any) -> None:
+        """The document, when JSON was asked for."""
+        if self.as_json:
+            print(json.dumps(document, indent=2, ensure_ascii=False, default=_plain))
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Progress bars inside the block, unless quiet or without a terminal to draw them on."""
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        from transfer.progress import progress_bars
+
+        with progress_bars():
+            yield
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.width > WIDTH or not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    return console
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """Numpy scalars and arrays as JSON."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def show_error(error: ExplainedError) -> None:
+    """The three parts of an error, on standard error."""
+    print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,94 @@
+"""What the commands say of tasks, initializations and results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transfer.cli.output import Output
+
+if TYPE_CHECKING:
+    from transfer.evaluation import Evaluation
+    from transfer.finetuning import Finetuned
+    from transfer.initialization import Initialization
+    from transfer.tasks import Task
+
+CLOSEST = 10  # source modules that are printed
+
+
+def show_task(output: Output, task: Task) -> None:
+    """Where the target data came from, and how much of it there is."""
+    sizes = task.sizes
+    output.say(f"{task.name}: {sizes['train']} train, {sizes['dev']} dev, {sizes['test']} test examples; {task.source}")
+    for note in task.notes:
+        output.say(f"note: {note}")
+
+
+def show_initialization(output: Output, initialization: Initialization, folder: Path, target: str) -> None:
+    """The closest sources, the verdict, where the result is, and what to run next."""
+    recipe = initialization.recipe
+    output.json({"folder": str(folder), **recipe})
+    rows = closest(recipe)
+    output.table(("source module", "score", "weight"), rows[:CLOSEST], flexible="source module")
+    if len(rows) > CLOSEST:
+        rest = sum(weight for _, _, weight in rows[CLOSEST:])
+        output.say(f"and {len(rows) - CLOSEST} more with a weight of {rest:.3f} together; {recipe['estimator']}")
+    licences = recipe["licences"]
+    output.say(f"licences of the merged sources: {', '.join(licences)}")
+    if initialization.verdict is not None:
+        output.say(f"verdict: {initialization.verdict.text}", style="bold")
+    output.say(f"saved to {folder} in {sum(recipe['seconds'].values()):.0f} s")
+    output.say("next:")
+    output.result(f"  transfer finetune {target} --start {folder}")
+
+
+def closest(recipe: dict) -> list[tuple[str, float, float]]:
+    """(id, score, weight) of each source, the heaviest first."""
+    weights, scores = recipe["weights"], recipe["scores"]
+    order = sorted(scores, key=lambda name: (-weights.get(name, 0.0), -scores[name]))
+    return [(name, scores[name], weights.get(name, 0.0)) for name in order]
+
+
+def show_finetuned(output: Output, result: Finetuned, folder: Path) -> None:
+    """How training went on dev, what came out on test, and where it is."""
+    tuned = result.tuned
+    output.json(
+        {
+            "folder": str(folder),
+            "module": result.module.id,
+            "start": result.start,
+            "history": tuned.history,
+            "best_step": tuned.best_step,
+            "steps": tuned.steps,
+            "seconds": tuned.seconds,
+            "before": None if result.before is None else result.before.to_json(),
+            "after": result.after.to_json(),
+        }
+    )
+    output.table(
+        ("step", "dev loss", "dev accuracy"), [(int(row["step"]), row["loss"], row["accuracy"]) for row in tuned.history]
+    )
+    output.say(f"kept step {tuned.best_step} of {tuned.steps}, {tuned.seconds:.0f} s")
+    if result.before is not None:
+        output.say(f"{result.before.split} at the start: {summary(result.before)}")
+    output.say(f"{result.after.split} after tuning from {result.start}: {summary(result.after)}", style="bold")
+    output.say(f"saved to {folder} as {result.module.id}")
+    output.say("next:")
+    output.result(f"  transfer evaluate --target {result.task.name} --delta {folder}")
+
+
+def show_evaluation(output: Output, found: Evaluation, what: str) -> None:
+    """All metrics of one split."""
+    output.json({"delta": what, **found.to_json()})
+    output.say(f"{what} on {found.split} of {found.task}: {summary(found)}")
+    if output.quiet:
+        output.result(f"{found.metric}\t{found.metrics[found.metric]:.4f}")
+
+
+def summary(found: Evaluation) -> str:
+    """Accuracy (or token F1) with its interval, then the other metrics."""
+    low, high = found.interval
+    name = "token F1" if "token_f1" in found.metrics else "accuracy"
+    rest = {key: value for key, value in found.metrics.items() if key not in ("accuracy", "token_f1")}
+    others = ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in rest.items())
+    return f"{name} {found.value:.3f} (95% interval {low:.3f} to {high:.3f}, n {found.n}); {others}"

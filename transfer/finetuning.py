@@ -1,0 +1,210 @@
+"""A whole fine-tuning: from a start, on a target task, to a stored module."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from transfer.backbones.backbone import Backbone
+from transfer.deltas import METHODS
+from transfer.deltas.delta import Delta
+from transfer.deltas.method import DeltaMethod
+from transfer.errors import ConfigError, DeltaError
+from transfer.evaluation import Evaluation, evaluate
+from transfer.tasks import Task
+from transfer.training.settings import TuneSettings
+from transfer.training.tuning import Tuned, tune
+from zoo import Card, Module
+
+if TYPE_CHECKING:
+    from transfer.initialization import Initialization
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A tuned delta with what is known of it.
+
+    `evaluations` has one per split that was measured: of the start and of the result.
+    """
+
+    task: Task
+    delta: Delta
+    tuned: Tuned = field(repr=False)
+    before: Evaluation | None
+    after: Evaluation
+    start: str  # "scratch", or where the start came from
+    module: Module = field(repr=False)
+
+
+def finetune(
+    target: Task | str,
+    backbone: Backbone | None = None,
+    start: Initialization | Delta | Module | None = None,
+    *,
+    method: str | DeltaMethod = "lora",
+    examples: int | None = None,
+    steps: int = 60,
+    learning_rate: float | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    eval_every: int | None = None,
+    patience: int | None = 3,
+    keep: str = "best",
+    folder: Path | None = None,
+    zoo: Any = None,
+    add_to: Any = None,
+    split: str = "test",
+    measure_start: bool = False,
+) -> Finetuned:
+    """Fine-tune a delta on a target task and measure it.
+
+    Args:
+        target: A task, or a name that `load_task` knows.
+        backbone: None loads the embedded one.
+        start: Where training starts; None is scratch, the start that all modules of the method share.
+        method: Only for scratch: a name or a method with settings.
+        examples: Only for a target given by name: labelled examples in all.
+        steps, learning_rate, batch_size, seed: As in `TuneSettings`.
+        eval_every: Steps between measurements on dev; None is a sixth of `steps`.
+        patience: Measurements without a better dev loss before stopping; None never stops.
+        keep: "best" by dev loss, the start itself among the candidates, or "last".
+        folder: For checkpoints: a killed run goes on from the last when called again with the same folder.
+        zoo: Where the shared start is looked for; None is the starter zoo.
+        add_to: A `Zoo` that the result is added to, with its signature.
+        split: What is measured at the end.
+        measure_start: Measure that split before training, too.
+    Raises:
+        ConfigError, DataError, DeltaError: settings, data or start cannot be used.
+    """
+    from transfer.backbones import load_backbone
+    from transfer.tasks import load_task
+
+    task = load_task(target, examples=examples, seed=seed) if isinstance(target, str) else target
+    backbone = backbone if backbone is not None else load_backbone()
+    if keep not in ("best", "last"):
+        raise ConfigError(f"keep must be 'best' or 'last', got {keep!r}")
+    delta, named, shared = _starting_point(start, method, backbone, zoo)
+    settings = TuneSettings(
+        steps=steps,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        eval_every=eval_every or max(1, steps // 6),
+        patience=patience,
+    )
+    before = evaluate(task, backbone, delta, split) if measure_start else None
+    tuned = tune(
+        backbone,
+        delta.method,
+        backbone.encode(task.train, task.fields),
+        tensors=delta.tensors,
+        settings=settings,
+        dev=backbone.encode(task.dev, task.fields),
+        keep=keep,
+        folder=folder,
+        description=f"{task.name} from {named}",
+    )
+    result = Delta(delta.method, dict(tuned.tensors), delta.settings)
+    after = evaluate(task, backbone, result, split)
+    module = _as_module(task, backbone, result, tuned, after, named, shared, add_to)
+    return Finetuned(task, result, tuned, before, after, named, module)
+
+
+def _starting_point(
+    start: Any, method: str | DeltaMethod, backbone: Backbone, zoo: Any
+) -> tuple[Delta, str, Mapping[str, Tensor] | None]:
+    """The delta that training starts from, its name, and the shared start where it is known."""
+    from transfer.resolving import as_delta
+    from transfer.similarity.sources import shared_start
+
+    if start is None:
+        chosen = METHODS.get(method)() if isinstance(method, str) else method
+        tensors = shared_start(zoo, backbone, chosen)
+        return Delta(chosen, dict(tensors), chosen.settings(backbone.model)), "scratch", tensors
+    delta = as_delta(start)
+    if delta is None:
+        raise DeltaError("there is no start to train from", hint="start=None trains from scratch")
+    fits = getattr(start, "check_fits", None)
+    if fits is not None:
+        fits(backbone.fingerprint, backbone.name)
+    named = getattr(start, "id", None) or getattr(start, "name", None) or "a given start"
+    return delta, str(named), None
+
+
+def _as_module(
+    task: Task,
+    backbone: Backbone,
+    delta: Delta,
+    tuned: Tuned,
+    after: Evaluation,
+    named: str,
+    shared: Mapping[str, Tensor] | None,
+    add_to: Any,
+) -> Module:
+    """The result with its card; added to a zoo with its signature when there is one to add to."""
+    from transfer.similarity.signatures import module_signature, task_signature
+
+    settings = delta.method.settings(backbone.model)
+    name = None
+    signature = None
+    if add_to is not None:
+        if shared is not None:
+            name = add_to.add_start(delta.method.method, delta.method.start_settings(backbone.model), backbone.fingerprint, shared)
+        encoded = backbone.encode(task.train, task.fields)
+        signature = task_signature(backbone, task).merge(
+            module_signature(backbone, encoded, delta.method, delta.tensors, shared)
+        )
+    best = next((row for row in tuned.history if row["step"] == tuned.best_step), None)
+    metrics: dict[str, Any] = {after.split: after.metrics}
+    if best is not None:
+        metrics["dev"] = {"loss": best["loss"], "accuracy": best["accuracy"]}
+    card = Card(
+        task=task.name,
+        category=task.category,
+        method=delta.method.method,
+        settings=settings,
+        backbone=backbone.name,
+        fingerprint=backbone.fingerprint,
+        metrics=metrics,
+        data=data_of(task),
+        license=task.license,
+        seed=tuned.settings.seed,
+        start=name,
+        steps=tuned.steps,
+        max_length=backbone.max_length,
+        provenance={**versions(), "started_from": named, "best_step": tuned.best_step},
+    )
+    module = Module.new(card, delta.tensors, signature)
+    return add_to.add(module) if add_to is not None else module
+
+
+def data_of(task: Task) -> dict[str, Any]:
+    """What a card says of the data."""
+    return {
+        "source": task.source,
+        "kind": task.kind,
+        "metric": task.metric,
+        "sizes": task.sizes,
+        "examples": task.examples,
+        "fields": list(task.fields),
+        "choices": task.labels,
+        "fingerprint": task.fingerprint,
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide what training gives."""
+    from importlib.metadata import version
+
+    return {
+        "transfer": version("transfer-zoo"),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "python": platform.python_version(),
+    }

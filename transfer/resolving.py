@@ -1,0 +1,86 @@
+"""From whatever a user has (a folder, a module id, an object) to a delta."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transfer.backbones.backbone import Backbone
+from transfer.deltas.delta import Delta
+from transfer.errors import DeltaError, UnknownNameError
+from zoo import FingerprintError, Module, UnknownModuleError
+
+
+def as_delta(thing: Any) -> Delta | None:
+    """The delta of a `Delta`, a stored module, or of what holds one as `.delta`; None stays None.
+
+    Raises:
+        DeltaError: it is something else.
+    """
+    if thing is None or isinstance(thing, Delta):
+        return thing
+    if isinstance(thing, Module):
+        return Delta.from_module(thing)
+    held = getattr(thing, "delta", None)
+    if isinstance(held, Delta):
+        return held
+    raise DeltaError(
+        f"a {type(thing).__name__} holds no delta", hint="a Delta, an Initialization, a Finetuned or a stored Module"
+    )
+
+
+@dataclass(frozen=True)
+class Start:
+    """A delta read from a folder or a zoo, with what it says of itself."""
+
+    delta: Delta
+    name: str
+    fingerprint: str
+    backbone: str
+    choices: list[str] | None = None
+
+    def check_fits(self, backbone: Backbone, force: bool = False) -> None:
+        """Refuse a backbone that it was not made for.
+
+        Raises:
+            FingerprintError: the fingerprints differ and `force` is False.
+        """
+        if not force and self.fingerprint != backbone.fingerprint:
+            raise FingerprintError(
+                f"{self.name} was made for another backbone than {backbone.name!r}",
+                found=f"made for {self.backbone!r} ({self.fingerprint[:8]}), this one is {backbone.fingerprint[:8]}",
+                hint=f"--backbone {self.backbone}",
+            )
+
+
+def load_start(name: str, zoo: Any) -> Start:
+    """What is in a folder (written by `transfer init` or `transfer finetune`), or the module of that id in the zoo.
+
+    Raises:
+        UnknownNameError: there is neither.
+    """
+    from transfer.initialization import Initialization
+
+    folder = Path(name)
+    if (folder / "recipe.json").is_file():
+        found = Initialization.load(folder)
+        recipe = found.recipe
+        return Start(found.delta, name, recipe["fingerprint"], recipe["backbone"], recipe["target"].get("choices"))
+    if (folder / "card.json").is_file():
+        return _from_module(Module.load(folder), name)
+    try:
+        return _from_module(zoo.get(name), name)
+    except (UnknownModuleError, ValueError) as error:
+        raise UnknownNameError(
+            f"no folder and no module named {name!r}",
+            found="a folder counts when it holds recipe.json or card.json",
+            hint="transfer zoo ls",
+        ) from error
+
+
+def _from_module(module: Module, name: str) -> Start:
+    card = module.card
+    return Start(Delta.from_module(module), name, card.fingerprint, card.backbone, card.data.get("choices"))
+
+
