@@ -58,8 +58,8 @@ def _load_part(entry: Entry, part: Part) -> Mapping[str, datasets.Dataset]:
             files = {name: f"{folder}/{name}/*.parquet" for name in dict.fromkeys(entry.splits.values())}
             loaded = datasets.load_dataset(entry.dataset, revision=_CONVERTED, data_files=files)
     except Exception as error:  # from network, cache and parsers alike; told on with its cause
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise OutOfReach(f"cannot load {entry.dataset}: {reason}") from error
+        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
+        raise OutOfReach(f"cannot load {entry.dataset}: {reason[:160]}") from error
     return {str(name): split for name, split in loaded.items()}
 
 

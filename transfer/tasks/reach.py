@@ -14,6 +14,7 @@ from transfer.errors import DataError
 # behind instead, and the wait is what is limited.
 _WAIT_SECONDS = 4.0
 _REMEMBER_SECONDS = 60.0
+_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 _TRUE = {"1", "ON", "YES", "TRUE"}
 _GATEWAY = {407, 502, 503, 504}
 _known: dict[str, tuple[float, str | None]] = {}
@@ -29,8 +30,8 @@ def endpoint() -> str:
 
 
 def offline() -> bool:
-    """Whether the user asked for no network, by HF_HUB_OFFLINE or HF_DATASETS_OFFLINE."""
-    return any(os.environ.get(name, "").strip().upper() in _TRUE for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
+    """Whether the user asked for no network, by any of the variables that the Hub's libraries know."""
+    return any(os.environ.get(name, "").strip().upper() in _TRUE for name in _OFFLINE)
 
 
 def why_unreachable(url: str | None = None, wait: float = _WAIT_SECONDS) -> str | None:
