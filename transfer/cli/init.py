@@ -94,4 +94,14 @@ def init(
         )
     folder = out or Path(f"{task.name}-{method}")
     initialization.save(folder)
-    show_initialization(output, initialization, folder, options.again(target, source, choices, input_column, label_column, template))
+    described = options.again(
+        target,
+        source=source,
+        input_column=input_column,
+        label_column=label_column,
+        choices=choices,
+        template=template,
+        backbone=None if backbone == "embedded" else backbone,
+        examples=None if examples == 64 else str(examples),
+    )
+    show_initialization(output, initialization, folder, described)

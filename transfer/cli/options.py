@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from transfer.backbones import Backbone
     from transfer.tasks import Task
+    from zoo import Zoo, ZooView
 
 Target = Annotated[str, typer.Option("--target", "-t", help="Task: a name (boolq) or a path (reviews.csv).")]
 MethodName = Annotated[str, typer.Option("--method", "-m", help="lora, adapter or prefix.")]
@@ -92,8 +93,26 @@ def split_names(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def open_zoo(folder: Path | None) -> Any:
-    """The user's zoo and the starter zoo, searched as one."""
-    from transfer.sources import zoo_view
+def zoos(folder: Path | None) -> list[Zoo]:
+    """The user's zoo and the starter zoo."""
+    from zoo import Zoo
 
-    return zoo_view(folder)
+    return [Zoo(folder) if folder is not None else Zoo.default(), Zoo.starter()]
+
+
+def open_zoo(folder: Path | None) -> ZooView:
+    """The user's zoo and the starter zoo, searched as one."""
+    from zoo import ZooView
+
+    return ZooView(zoos(folder))
+
+
+def again(target: str, **flags: str | None) -> str:
+    """The flags that describe the target, for the command that comes next."""
+    import shlex
+
+    words = ["--target", target]
+    for name, value in flags.items():
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", value]
+    return shlex.join(words)

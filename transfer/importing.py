@@ -1,0 +1,104 @@
+"""Checkpoints of other libraries as modules of a zoo."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from transfer.backbones.backbone import Backbone
+from transfer.deltas import METHODS
+from transfer.errors import ConfigError, DeltaError
+from transfer.similarity.signatures import module_signature, task_signature
+from transfer.tasks import Task
+from zoo import Card, Module
+from zoo.formats import detect
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A module in memory, and lines to tell the user of what was read differently from what stands there."""
+
+    module: Module
+    notes: tuple[str, ...] = ()
+
+
+def import_checkpoint(
+    folder: Path,
+    backbone: Backbone | None = None,
+    task: str | None = None,
+    category: str = "unknown",
+    license: str = "unknown",
+    data: Task | None = None,
+) -> Imported:
+    """Read a folder as a module: one that a zoo exported, or a checkpoint of PEFT.
+
+    Args:
+        folder: With `card.json`, or with `adapter_config.json` and `adapter_model.safetensors`.
+        backbone: The one it was trained on; a plain checkpoint does not say which weights these were.
+        task: Source task; by default the name of the folder.
+        category: Of the source task.
+        license: Of its data.
+        data: The source task's data, if it is there: the module then gets the task's part of the signature.
+    Raises:
+        ConfigError: a plain checkpoint, and no backbone is given.
+        DeltaError: names or shapes do not go with the backbone.
+        FormatError: the folder holds a variant that cannot be read.
+    """
+    if (folder / "card.json").is_file():
+        found = Module.load(folder)
+        return Imported(Module.new(found.card, dict(found.tensors()), found.signature, found.start()))
+    format_ = detect(folder)
+    if backbone is None:
+        raise ConfigError(
+            f"{folder} does not say which weights it was trained on",
+            hint=f"transfer zoo add {folder} --backbone embedded (or a folder, or a Hub id)",
+        )
+    places = [name for name, _ in backbone.model.named_modules() if name]
+    attention = METHODS.get("prefix")().places(backbone.model) if _is_prefix(folder) else None
+    checkpoint = format_.read(folder, places, attention)
+    method = METHODS.get(checkpoint.method).from_settings(checkpoint.settings)
+    tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
+    expected = method.shapes(backbone.model)
+    wrong = [name for name, shape in expected.items() if name not in tensors or tuple(tensors[name].shape) != shape]
+    if wrong or len(expected) != len(tensors):
+        first = wrong[0] if wrong else sorted(set(tensors) - set(expected))[0]
+        has = tuple(tensors[first].shape) if first in tensors else "nothing"
+        raise DeltaError(
+            f"the checkpoint in {folder} does not fit the backbone {backbone.name!r}",
+            found=f"{first} is {has}, the backbone asks for {expected.get(first, 'nothing')}",
+            hint="name the backbone it was trained on: --backbone",
+        )
+    signature = module_signature(backbone, [], method, {n: t.float() for n, t in tensors.items()}, None)
+    if data is not None:
+        signature = task_signature(backbone, data).merge(signature)
+    card = Card(
+        task=task or task_name(folder.name),
+        category=category,
+        method=checkpoint.method,
+        settings=method.settings(backbone.model),
+        backbone=backbone.name,
+        fingerprint=backbone.fingerprint,
+        license=license,
+        max_length=backbone.max_length,
+        provenance={"read_from": folder.name, "said_backbone": checkpoint.backbone or "nothing"},
+    )
+    dropped = tuple(f"left out {name}: it is no part of the delta" for name in checkpoint.dropped)
+    return Imported(Module.new(card, tensors, signature), (*checkpoint.notes, *dropped))
+
+
+def task_name(folder: str) -> str:
+    """A folder's name as a task's: lower case, with nothing in it that a card refuses.
+
+    >>> task_name("My LoRA (SST-2)")
+    'my-lora-sst-2'
+    """
+    name = re.sub(r"[^a-z0-9_.-]+", "-", folder.lower()).strip("-._")
+    if not name:
+        raise ConfigError(f"no task name can be made of {folder!r}", hint="--task NAME")
+    return name
+
+
+def _is_prefix(folder: Path) -> bool:
+    config = folder / "adapter_config.json"
+    return config.is_file() and "PREFIX_TUNING" in config.read_text(encoding="utf-8", errors="replace")
