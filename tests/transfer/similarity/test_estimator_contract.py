@@ -1,0 +1,111 @@
+"""What holds for every estimator, on every method and every kind of backbone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from datasets import concatenate_datasets
+
+from transfer.deltas import METHODS
+from transfer.errors import SourceError
+from transfer.similarity import ESTIMATORS, Target, score
+from transfer.similarity.estimator import Estimator
+
+FAMILIES = ("embedding", "gradient", "parameters", "prediction", "neighbours")
+
+
+@pytest.mark.parametrize("arch", ["bert", "t5", "gpt2"])
+@pytest.mark.parametrize("method", METHODS.names())
+@pytest.mark.parametrize("name", ESTIMATORS.names())  # a new estimator is covered the day it is added
+def test_scores_are_finite_repeatable_and_blind_to_the_order_of_modules(name, method, arch, world, toys):
+    backbone, _, modules = world(arch, method)
+    before = backbone.choice_logits(backbone.encode(toys.task().train))
+    first = ESTIMATORS.get(name)().score(toys.target(backbone, modules, method), modules)
+    turned = ESTIMATORS.get(name)().score(toys.target(backbone, modules, method), modules[::-1])
+    assert first.shape == (3,)
+    assert first.dtype == np.float64
+    assert np.isfinite(first).all()
+    assert (first == turned[::-1]).all()
+    assert backbone.delta is None
+    assert torch.equal(backbone.choice_logits(backbone.encode(toys.task().train)), before)
+
+
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS.names() if name != "neighbours:votes"])
+def test_a_module_has_the_same_score_in_any_company(name, world, toys):
+    backbone, _, modules = world()
+    target = toys.target(backbone, modules)
+    together = ESTIMATORS.get(name)().score(target, modules)
+    alone = [float(ESTIMATORS.get(name)().score(target, [module])[0]) for module in modules]
+    assert alone == pytest.approx(together.tolist(), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS.names())
+def test_scores_do_not_grow_with_the_number_of_examples(name, world, toys):
+    """Twice the same examples give the same scores: they are means, not sums."""
+    backbone, _, modules = world()
+    once = toys.task(8)
+    doubled = toys.task(train=concatenate_datasets([once.train, once.train]))
+    found = [
+        ESTIMATORS.get(name)().score(Target.for_modules(task, backbone, modules), modules) for task in (once, doubled)
+    ]
+    assert np.abs(found[1]).max() < 1.7 * np.abs(found[0]).max() + 0.05
+
+
+@pytest.mark.parametrize("name", ESTIMATORS.names())
+def test_every_estimator_knows_its_own_name(name):
+    assert ESTIMATORS.get(name).name == name
+    assert isinstance(ESTIMATORS.get(name)(), Estimator)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_alone_means_its_default_variant(family):
+    assert ESTIMATORS.resolve(family).startswith(f"{family}:")
+    assert ESTIMATORS.resolve("gradient") == "gradient:first-order"
+
+
+def test_the_five_families_are_there_with_all_variants():
+    assert {name.split(":")[0] for name in ESTIMATORS.names()} == set(FAMILIES)
+    assert len(ESTIMATORS.names()) == 14
+
+
+@pytest.mark.parametrize("name", ESTIMATORS.names())
+def test_nothing_to_score_is_an_error(name, world, toys):
+    backbone, _, modules = world()
+    with pytest.raises(SourceError, match="no modules to score"):
+        ESTIMATORS.get(name)().score(toys.target(backbone, modules), [])
+
+
+NEEDS_SIGNATURE = ("embedding:cosine", "embedding:mmd", "embedding:frechet", "gradient:alignment", "neighbours:votes")
+
+
+@pytest.mark.parametrize("name", NEEDS_SIGNATURE)
+def test_a_module_without_signature_is_named_with_the_remedy(name, world, toys):
+    backbone, method, modules = world()
+    bare = toys.module(backbone, method, modules[0].tensors(), "naked", start=modules[0].start())
+    with pytest.raises(SourceError, match=bare.id) as caught:
+        score(toys.task(), [*modules, bare], backbone, estimator=name)
+    assert "--signature naked" in str(caught.value)
+    assert "1 of 4" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS.names() if name not in NEEDS_SIGNATURE])
+def test_the_others_need_no_signature(name, world, toys):
+    backbone, method, modules = world()
+    bare = toys.module(backbone, method, modules[0].tensors(), "naked", start=modules[0].start())
+    assert len(score(toys.task(), [bare], backbone, estimator=name)) == 1
+
+
+@pytest.mark.parametrize(("name", "method"), [("parameters:cosine", "lora"), ("gradient:first-order", "adapter")])
+def test_a_module_without_start_is_named_with_the_remedy(name, method, world, toys):
+    backbone, how, modules = world("bert", method)
+    stray = toys.module(backbone, how, modules[0].tensors(), "stray")
+    with pytest.raises(SourceError, match=f"start of module '{stray.id}' is not known"):
+        score(toys.task(), [*modules, stray], backbone, method, name)
+
+
+def test_first_order_scores_a_lora_whose_start_is_not_known(world, toys):
+    backbone, how, modules = world()
+    stray = toys.module(backbone, how, modules[0].tensors(), "stray")
+    scores = score(toys.task(), [*modules, stray], backbone).values
+    assert scores[0] == pytest.approx(scores[3], rel=1e-6)

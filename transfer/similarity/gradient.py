@@ -1,0 +1,126 @@
+"""Similarity by gradients: what the target's loss says of each module without trying all of them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transfer.deltas.addressing import check_places
+from transfer.similarity.capture import Pairs, batch_gradients, weight_gradients
+from transfer.similarity.estimator import Estimator
+from transfer.similarity.factors import differences, in_weight_space, weight_factors
+from transfer.similarity.sketch import SIZE
+from transfer.similarity.sources import check_shapes, signature_arrays, start_of
+from transfer.similarity.switching import method_of, over_modules
+from transfer.similarity.target import Target
+from zoo import Module
+
+CHUNK = 256  # modules stacked at once: with more, the products of a batch would fill the memory
+
+
+class FirstOrder(Estimator):
+    """How much the target's loss falls, to first order, on the way from the shared start to each module.
+
+    LoRA in weight space: minus the sum over places of <dL/dW, scale * B A>, from one backward pass of the bare
+    backbone over the target's examples, which is where B = 0 starts. With inputs x and output gradients g at a place
+    the product is the sum over tokens of <B^T g, A x>: neither dL/dW nor B A is formed, and the A and B of all
+    modules stand in one matrix. Other methods: minus <dL/dtheta, theta_j - theta_0> at the shared start.
+    L is the mean loss per example, so the score is a change of loss per example.
+    """
+
+    name = "gradient:first-order"
+
+    def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
+        if in_weight_space(target.method):
+            return self._by_weights(target, modules)
+        gradient = target.gradient()
+        scores = []
+        for module in modules:
+            moved = differences(dict(module.tensors(dtype=torch.float32)), start_of(module))
+            check_shapes(module, moved, gradient)
+            scores.append(-sum(float((gradient[name] * moved[name]).double().sum()) for name in gradient))
+        return np.array(scores)
+
+    def _by_weights(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
+        scores = torch.zeros(len(modules), dtype=torch.float64)
+        device = target.backbone.device
+        kept = list(_stacks(modules, device)) if len(modules) <= CHUNK else None
+
+        def add(pairs: Pairs) -> None:
+            for stack in _stacks(modules, device) if kept is None else kept:
+                for place, (a, b, owner) in stack.items():
+                    if place in pairs:
+                        g, x = pairs[place]
+                        products = ((x @ a.T) * (g @ b.T)).sum(dim=0)
+                        scores.index_add_(0, owner, -products.double().cpu())
+
+        weight_gradients(target.backbone, _places(target, modules), target.sample, add)
+        return scores.numpy()
+
+
+def _places(target: Target, modules: Sequence[Module]) -> list[str]:
+    """Every place that a module has factors at; DeltaError if the backbone lacks one."""
+    listed = {tuple(module.card.settings.get("places", ())): module for module in modules}
+    places = {place for module in listed.values() for place in method_of(module).places(target.backbone.model)}
+    return check_places(target.backbone.model, sorted(places))
+
+
+def _stacks(modules: Sequence[Module], device: torch.device) -> Iterator[dict[str, tuple[Tensor, Tensor, Tensor]]]:
+    """For each chunk of modules: place -> (A (ranks, in), scale * B^T (ranks, out), number of the module (ranks,)).
+
+    `ranks` is the sum of the modules' ranks there, which may differ.
+    """
+    for begin in range(0, len(modules), CHUNK):
+        parts: dict[str, list[tuple[Tensor, Tensor, int]]] = {}
+        for number, module in enumerate(modules[begin : begin + CHUNK], begin):
+            factors = weight_factors(method_of(module), dict(module.tensors(dtype=torch.float32)))
+            for place, (a, b) in factors.items():
+                parts.setdefault(place, []).append((a, b.T, number))
+        yield {
+            place: (
+                torch.cat([a for a, _, _ in found]).to(device),
+                torch.cat([b for _, b, _ in found]).to(device),
+                torch.cat([torch.full((len(a),), number) for a, _, number in found]),
+            )
+            for place, found in parts.items()
+        }
+
+
+class GradientNorm(Estimator):
+    """Minus the norm of the gradient that the target has at each module: a module that fits leaves little to learn.
+
+    The mean over batches of 16 of the norm of the batch's mean-loss gradient by the module's tensors, dropout off.
+    Source: Lv et al. 2023, aclanthology.org/2023.acl-short.24 (GraNd, there summed over batches); the norm itself is
+    that of Paul et al. 2021, arxiv.org/abs/2107.07075, section 2.
+    """
+
+    name = "gradient:grand"
+
+    def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
+        def norm(attached: Any, module: Module) -> float:
+            norms = [
+                float(torch.stack([(g.double() ** 2).sum() for g in gradients.values()]).sum().sqrt()) / n
+                for gradients, n in batch_gradients(target.backbone, attached, target.sample)
+            ]
+            return float(np.mean(norms))
+
+        return -np.array(over_modules(target.backbone, modules, norm))
+
+
+class GradientAlignment(Estimator):
+    """Cosine of the target's gradient at the shared start with the source task's, both as sketches, in [-1, 1].
+
+    The source's is in its signature; for LoRA it is the gradient by the weights, else by the delta's tensors.
+    """
+
+    name = "gradient:alignment"
+
+    def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
+        sources = np.stack(signature_arrays(modules, "gradient_sketch", SIZE)).astype(np.float64)
+        ours = target.gradient_sketch().astype(np.float64)
+        norms = np.linalg.norm(sources, axis=1) * np.linalg.norm(ours)
+        return sources @ ours / np.maximum(norms, np.finfo(np.float64).tiny)

@@ -1,0 +1,61 @@
+"""Scores: what an estimator says of every source module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """One similarity per module.
+
+    Args:
+        ids: Module ids.
+        values: (modules,), float64; higher is closer.
+        estimator: Full name of the estimator, such as "gradient:first-order".
+        seconds: Time it took, the loading of the backbone not counted.
+    """
+
+    ids: list[str]
+    values: np.ndarray
+    estimator: str
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", list(self.ids))
+        values = np.array(self.values, dtype=np.float64)
+        if values.shape != (len(self.ids),):
+            raise ValueError(f"{len(self.ids)} ids and values of shape {values.shape}")
+        values.flags.writeable = False
+        object.__setattr__(self, "values", values)
+
+    @classmethod
+    def from_pairs(cls, ids: Sequence[str], values: Sequence[float], estimator: str = "given") -> Scores:
+        """Scores that come from elsewhere, such as a table of one's own."""
+        return cls(list(ids), np.asarray(values, dtype=np.float64), estimator)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def top(self, k: int) -> list[tuple[str, float]]:
+        """The k closest modules as (id, value), closest first; equal values in the order of their ids."""
+        order = sorted(range(len(self)), key=lambda index: (-self.values[index], self.ids[index]))
+        return [(self.ids[index], float(self.values[index])) for index in order[: max(k, 0)]]
+
+    def as_dict(self) -> dict[str, float]:
+        """id -> value, in the order of `ids`."""
+        return {module_id: float(value) for module_id, value in zip(self.ids, self.values, strict=True)}
+
+    def frame(self) -> pd.DataFrame:
+        """A pandas table with the columns id, score and rank (1 is the closest), closest first."""
+        import pandas as pd
+
+        rows = [(module_id, value, rank) for rank, (module_id, value) in enumerate(self.top(len(self)), 1)]
+        return pd.DataFrame(rows, columns=["id", "score", "rank"])

@@ -1,0 +1,53 @@
+"""score: a target task, a zoo and an estimator's name to one score per module."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from transfer.backbones.backbone import Backbone
+from transfer.deltas.method import DeltaMethod
+from transfer.similarity import ESTIMATORS
+from transfer.similarity.scores import Scores
+from transfer.similarity.sources import find_sources
+from transfer.similarity.target import Target
+from transfer.tasks import Task, load_task
+
+DEFAULT = "gradient:first-order"
+
+
+def score(
+    target: Task | Target | str,
+    zoo: Any,
+    backbone: Backbone,
+    method: str | DeltaMethod = "lora",
+    estimator: str = DEFAULT,
+    exclude: Iterable[str] = (),
+    seed: int = 0,
+    force: bool = False,
+) -> Scores:
+    """Score the modules of a zoo against a target task.
+
+    Args:
+        target: A task, its name or path, or a `Target`, which keeps what estimators share.
+        zoo: A `Zoo`, or any iterable of modules.
+        backbone: What the modules were trained on.
+        method: Of the modules: a name, or a method with settings.
+        estimator: "family:variant", or a family alone for its default variant.
+        exclude: Task names or module ids to leave out, such as the target's own name.
+        seed: Of draws and short tunes; unused for a `Target`, which has its own.
+        force: Take modules of other backbones too.
+    Raises:
+        UnknownNameError: no such estimator or task.
+        SourceError: no module fits, or one lacks what the estimator needs.
+        DataError: the target's data cannot be used.
+    """
+    chosen = ESTIMATORS.get(estimator)()
+    begun = time.perf_counter()
+    modules = find_sources(zoo, backbone, method, exclude, force)
+    if not isinstance(target, Target):
+        task = target if isinstance(target, Task) else load_task(target)
+        target = Target.for_modules(task, backbone, modules, method, seed)
+    values = chosen.score(target, modules)
+    return Scores([module.id for module in modules], values, chosen.name, time.perf_counter() - begun)

@@ -1,0 +1,115 @@
+"""Which stored modules can be sources for a target, and what each must bring."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from transfer.backbones.backbone import Backbone
+from transfer.deltas.method import DeltaMethod
+from transfer.errors import SourceError
+from zoo import Module
+
+
+def find_sources(
+    zoo: Any,
+    backbone: Backbone,
+    method: str | DeltaMethod = "lora",
+    exclude: Iterable[str] = (),
+    force: bool = False,
+) -> list[Module]:
+    """Modules of this method that were trained on this backbone.
+
+    Args:
+        zoo: A `Zoo`, several in one view, or any iterable of modules.
+        backbone: Its fingerprint decides what fits.
+        method: Name of the method, or the method itself.
+        exclude: Task names or module ids that are left out.
+        force: Take modules of other backbones too.
+    Raises:
+        SourceError: there is none; says what there is instead and the command that builds some.
+    """
+    name = method if isinstance(method, str) else method.method
+    excluded = {exclude} if isinstance(exclude, str) else set(exclude)
+    everything = list(zoo)
+    fitting = [m for m in everything if m.card.method == name and (force or m.fits(backbone.fingerprint))]
+    found = [module for module in fitting if module.id not in excluded and module.card.task not in excluded]
+    if found:
+        return found
+    raise SourceError(
+        f"no {name!r} module for backbone {backbone.name!r}",
+        found=_instead(everything, fitting, backbone, name),
+        hint=f"transfer zoo build --backbone {backbone.name} --methods {name} --tasks DIR --out DIR",
+    )
+
+
+def _instead(everything: Sequence[Module], fitting: Sequence[Module], backbone: Backbone, name: str) -> str:
+    if not everything:
+        return "an empty zoo"
+    if fitting:
+        return f"{len(fitting)} that fit, all of them left out by exclude"
+    same = Counter(module.card.method for module in everything if module.fits(backbone.fingerprint))
+    other = Counter(module.card.backbone for module in everything if module.card.method == name)
+    parts = [f"{count} {method} modules of this backbone" for method, count in sorted(same.items())]
+    parts += [f"{count} {name} modules of {other_name!r}" for other_name, count in sorted(other.items())]
+    rest = len(everything) - sum(same.values()) - sum(other.values())
+    parts += [f"{rest} modules of other methods and backbones"] if rest else []
+    return ", ".join(parts)
+
+
+def signature_arrays(modules: Sequence[Module], part: str, size: int) -> list[np.ndarray]:
+    """One array of the signature of every module.
+
+    Args:
+        modules: The sources.
+        part: Name of the array, such as "centroid".
+        size: What its last dimension must be: the width of the backbone, or 1024 for a sketch.
+    Raises:
+        SourceError: a module has no such array, or one of another size.
+    """
+    arrays: list[np.ndarray | None] = [getattr(module.signature, part) for module in modules]
+    lacking = [module for module, array in zip(modules, arrays, strict=True) if array is None]
+    if lacking:
+        raise SourceError(
+            f"module {lacking[0].id!r} has no {part.replace('_', ' ')} in its signature",
+            found=f"{len(lacking)} of {len(modules)} modules lack it",
+            hint=f"transfer zoo add FOLDER --signature {lacking[0].card.task}, which computes it from the task's "
+            f"examples (transfer zoo build stores it by itself); or leave the module out: --exclude {lacking[0].id}",
+        )
+    found = [array for array in arrays if array is not None]
+    for module, array in zip(modules, found, strict=True):
+        if array.shape[-1] != size:
+            raise SourceError(
+                f"the {part.replace('_', ' ')} of module {module.id!r} is that of another backbone",
+                found=f"width {array.shape[-1]}, here {size}",
+                hint=f"leave it out: --exclude {module.id}",
+            )
+    return found
+
+
+def start_of(module: Module) -> dict[str, Tensor]:
+    """What the module was trained from; SourceError if it is not known."""
+    start = module.start()
+    if start is None:
+        raise SourceError(
+            f"the start of module {module.id!r} is not known, so nothing says how far its tensors have moved",
+            found="it was not trained by transfer, or was added without its start",
+            hint="modules of transfer zoo build have one; --estimator prediction:loss needs none, and for LoRA "
+            f"--estimator gradient:first-order neither; or leave the module out: --exclude {module.id}",
+        )
+    return dict(start)
+
+
+def check_shapes(module: Module, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Refuse a module whose tensors are not those of the target's start, by name or by shape."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
+        raise SourceError(
+            f"module {module.id!r} cannot be compared tensor by tensor: it has other places or sizes",
+            found=f"{len(tensors)} tensors on its card's places, {len(expected)} in the start of most modules",
+            hint=f"leave it out: --exclude {module.id}; or an estimator of any sizes: --estimator prediction:loss",
+        )
