@@ -13,7 +13,7 @@ from zoo.errors import ExplainedError
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="A head start for a new NLP task from the PEFT modules one already has.",

@@ -9,10 +9,9 @@ import typer
 from transfer.cli import options
 from transfer.cli.output import Output
 
-EXAMPLES = """Examples:
-
+EXAMPLES = """\b
+Examples:
   transfer evaluate --target boolq --delta boolq-lora-tuned
-
   transfer evaluate --target boolq --split dev"""
 
 

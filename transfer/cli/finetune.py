@@ -11,10 +11,9 @@ import typer
 from transfer.cli import options
 from transfer.cli.output import Output
 
-EXAMPLES = """Examples:
-
+EXAMPLES = """\b
+Examples:
   transfer finetune --target boolq --start boolq-lora --out boolq-lora-tuned
-
   transfer finetune --target reviews.csv --method lora --steps 200 --add"""
 
 

@@ -10,10 +10,9 @@ import typer
 from transfer.cli import options
 from transfer.cli.output import Output
 
-EXAMPLES = """Examples:
-
+EXAMPLES = """\b
+Examples:
   transfer init --target boolq --method lora
-
   transfer init --target reviews.csv --choices bad,good --top-k 3 --out reviews-lora"""
 
 

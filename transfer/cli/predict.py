@@ -10,8 +10,8 @@ import typer
 from transfer.cli import options
 from transfer.cli.output import Output
 
-EXAMPLES = """Examples:
-
+EXAMPLES = """\b
+Examples:
   transfer predict --file new.csv --choices bad,good --delta reviews-lora-tuned --out answers.jsonl"""
 
 

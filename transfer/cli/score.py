@@ -9,10 +9,9 @@ import typer
 from transfer.cli import options
 from transfer.cli.output import Output
 
-EXAMPLES = """Examples:
-
+EXAMPLES = """\b
+Examples:
   transfer score --target boolq --method lora
-
   transfer score --target reviews.csv --estimator prediction:loss --top 5 --json"""
 
 

@@ -10,7 +10,7 @@ import typer
 from transfer.cli import options
 from transfer.cli.output import Output
 
-app = typer.Typer(no_args_is_help=True, help="Tasks in reach: ls, show.", rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, help="Tasks in reach: ls, show.", rich_markup_mode=None)
 
 
 @app.command("ls", epilog="Example:  transfer tasks ls --category nli")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from zoo import Zoo
 
 app = typer.Typer(
-    no_args_is_help=True, help="The modules one has: ls, show, add, build, verify, rm, export.", rich_markup_mode="rich"
+    no_args_is_help=True, help="The modules one has: ls, show, add, build, verify, rm, export.", rich_markup_mode=None
 )
 ModuleId = Annotated[str, typer.Argument(metavar="ID", help="As `transfer zoo ls` prints it.")]
 
