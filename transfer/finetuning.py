@@ -121,11 +121,11 @@ def _starting_point(
 ) -> tuple[Delta, str, Mapping[str, Tensor] | None]:
     """The delta that training starts from, its name, and the shared start where it is known."""
     from transfer.resolving import as_delta
-    from transfer.similarity.sources import shared_start
+    from transfer.starts import shared_start
 
     if start is None:
         chosen = METHODS.get(method)() if isinstance(method, str) else method
-        tensors = shared_start(zoo, backbone, chosen)
+        tensors, _ = shared_start(backbone, chosen, zoo)
         return Delta(chosen, dict(tensors), chosen.settings(backbone.model)), "scratch", tensors
     delta = as_delta(start)
     if delta is None:

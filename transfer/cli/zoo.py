@@ -72,8 +72,9 @@ def add(
     task: Annotated[str | None, typer.Option("--task", help="Source task; else the name of the folder.")] = None,
     category: Annotated[str, typer.Option("--category", help="Of the source task.")] = "unknown",
     license: Annotated[str, typer.Option("--license", help="Of the source task's data.")] = "unknown",
-    data: Annotated[
-        str | None, typer.Option("--data", help="The source task's data, for the part of the signature made of it.")
+    signature: Annotated[
+        str | None,
+        typer.Option("--signature", metavar="TASK", help="The source task, by name or path: its part of the signature."),
     ] = None,
     zoo: options.ZooFolder = None,
     as_json: options.Json = False,
@@ -84,12 +85,12 @@ def add(
     from transfer.importing import import_checkpoint
     from transfer.tasks import load_task
 
-    if len(folders) > 1 and (task or data):
-        raise ConfigError("--task and --data are for one folder", found=f"{len(folders)} folders")
+    if len(folders) > 1 and (task or signature):
+        raise ConfigError("--task and --signature are for one folder", found=f"{len(folders)} folders")
     output = Output(as_json=as_json, quiet=quiet)
     store = _own(zoo)
     loaded = None if backbone is None else options.read_backbone(backbone, kind, "auto", 128)
-    examples = None if data is None else load_task(data)
+    examples = None if signature is None else load_task(signature)
     added = []
     for folder in folders:
         imported = import_checkpoint(folder, loaded, task, category, license, examples)

@@ -1,0 +1,54 @@
+"""Rows of a benchmark: one JSON line per run, written at once, so that a killed benchmark goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+class Rows:
+    """The JSON lines of one file; `key` names the fields that say which run a row is."""
+
+    def __init__(self, path: Path, key: Iterable[str]) -> None:
+        self.path = path
+        self.key = tuple(key)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
+
+    def done(self, **run: Any) -> dict[str, Any] | None:
+        """The row of that run, or None."""
+        for row in self.rows:
+            if all(row.get(name) == run.get(name) for name in self.key):
+                return row
+        return None
+
+    def add(self, **row: Any) -> dict[str, Any]:
+        """Write a row, with where and with what it was run."""
+        row |= environment()
+        self.rows.append(row)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        return row
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions, processor and peak memory: what a row needs to be checked a year later."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False).stdout.strip()
+
+    return {
+        "commit": git("rev-parse", "--short", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", "transfer", "zoo")),
+        "device": f"cpu, {platform.machine()}",
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "versions": {name: version(name) for name in ("torch", "transformers", "transfer-zoo")},
+    }
