@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from transfer.backbones.encoding import Encoded, buckets, encode_texts
-from transfer.errors import BackboneError
+from transfer.deltas.attached import Attached
+from transfer.deltas.delta import Delta
+from transfer.deltas.method import DeltaMethod
+from transfer.errors import BackboneError, ConfigError, DataError, DeltaError
 
 Example = Mapping[str, Any]
 
@@ -37,7 +40,9 @@ class Backbone(nn.Module):
         fingerprint: 64 hex digits, see `transfer.backbones.fingerprint`.
         max_length: Tokens an input is cut to.
         precision: "fp32" or "bf16" (autocast).
-        batch_size: Rows of a forward pass under `inference_mode`.
+        batch_size: Rows of a forward pass when scoring.
+    Raises:
+        ConfigError: `max_length` or `batch_size` is too small.
     """
 
     kind: ClassVar[str]
@@ -56,17 +61,19 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         if max_length < 8:
-            raise BackboneError(f"max_length must be at least 8 tokens, got {max_length}")
-        self.model = model.eval().requires_grad_(False)
+            raise ConfigError(f"max_length must be at least 8 tokens, got {max_length}")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        self.model = model.requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
         self.fingerprint = fingerprint
         self.max_length = max_length
         self.precision = precision
         self.batch_size = batch_size
-        self.__dict__["delta"] = None  # not a registered child: the delta already lives inside `model`
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
+        self.eval()
 
     # ---- what differs between the kinds
 
@@ -83,7 +90,10 @@ class Backbone(nn.Module):
 
     @abstractmethod
     def forward(self, *, input: Any = None, choices: Any = None, labels: Tensor | None = None) -> dict[str, Tensor]:
-        """{"logits": (batch, choices)}, -inf where a row has fewer choices; with labels also "losses" (batch,) and "loss"."""
+        """{"logits": (batch, choices)}, -inf where a row has fewer choices.
+
+        With labels also "losses" (batch,) and "loss", their mean; all of them can be differentiated.
+        """
 
     @abstractmethod
     def pooled_states(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -128,45 +138,62 @@ class Backbone(nn.Module):
         return batch
 
     def _encoded(self, examples: Iterable[Example] | Sequence[Encoded], fields: Sequence[str]) -> list[Encoded]:
-        rows = list(examples)
-        if rows and isinstance(rows[0], Encoded):
-            return rows  # type: ignore[arg-type]
-        return self.encode(rows, fields)  # type: ignore[arg-type]
+        rows: list[Any] = list(examples)
+        return rows if rows and isinstance(rows[0], Encoded) else self.encode(rows, fields)
 
-    def batches(self, encoded: Sequence[Encoded], size: int | None = None) -> Iterator[tuple[np.ndarray, list[Encoded]]]:
+    def batches(
+        self, encoded: Sequence[Encoded], size: int | None = None
+    ) -> Iterator[tuple[np.ndarray, list[Encoded]]]:
         """(indices, examples) of about equal lengths, longest first."""
         for index in buckets([row.length for row in encoded], size or self.batch_size):
             yield index, [encoded[i] for i in index]
 
-    @torch.inference_mode()
+    def rows_at_once(self, columns: int) -> int:
+        """Examples of a forward pass when each of them has `columns` choices."""
+        return self.batch_size
+
+    @contextlib.contextmanager
+    def scoring(self) -> Iterator[None]:
+        """No gradients and no dropout inside the block; the modes are as they were afterwards."""
+        modes = [(module, module.training) for module in (self, *self._deltas())]
+        self.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            for module, mode in modes:
+                module.train(mode)
+
     def outputs(
         self, examples: Iterable[Example] | Sequence[Encoded], fields: Sequence[str] = ()
     ) -> tuple[Tensor, Tensor]:
         """Logits (n, choices) and losses (n,), fp32 on the CPU, in the order given; the loss is NaN where no label is.
 
         One forward pass gives both. Dropout is off.
+
+        Raises:
+            DataError: an example has no choices.
         """
         rows = self._encoded(examples, fields)
+        if not all(row.choices for row in rows):
+            raise DataError(
+                "an example has no choices to score", hint="give each its choices, or an output for a generation task"
+            )
         columns = max((len(row.choices) for row in rows), default=0)
+        # Made outside `inference_mode`: such a tensor could never be used in a computation with gradients.
         logits = torch.full((len(rows), columns), -torch.inf)
         losses = torch.full((len(rows),), torch.nan)
-        training = self.training
-        self.eval()
-        try:
-            for index, batch in self.batches(rows):
+        with self.scoring():
+            for index, batch in self.batches(rows, self.rows_at_once(columns)):
                 out = self(**self.to_device(self.collate(batch)))
                 found = out["logits"].float().cpu()
                 where = torch.from_numpy(index)
                 logits[where, : found.shape[1]] = found
                 known = torch.tensor([row.label >= 0 for row in batch])
                 losses[where[known]] = out["losses"].float().cpu()[known]
-        finally:
-            self.train(training)
         return logits, losses
 
-    def choice_logits(
-        self, examples: Iterable[Example] | Sequence[Encoded], fields: Sequence[str] = ()
-    ) -> Tensor:
+    def choice_logits(self, examples: Iterable[Example] | Sequence[Encoded], fields: Sequence[str] = ()) -> Tensor:
         """A score for every candidate answer: (n, choices), -inf where a row has fewer choices."""
         return self.outputs(examples, fields)[0]
 
@@ -174,74 +201,115 @@ class Backbone(nn.Module):
         """Loss of each example (n,), the one that training minimises."""
         return self.outputs(examples, fields)[1]
 
-    @torch.inference_mode()
     def embed(self, texts: Sequence[str], fields: Sequence[str] = ()) -> Tensor:
         """Mean-pooled hidden states, unit length: (texts, width), fp32 on the CPU."""
         rows = encode_texts(self.tokenizer, list(texts), self.max_length, fields)
         result = torch.empty((len(rows), self.width))
-        training = self.training
-        self.eval()
-        try:
+        with self.scoring():
             for index in buckets([len(row) for row in rows], self.batch_size):
                 pooled = self.pooled_states([rows[i] for i in index]).float()
                 result[torch.from_numpy(index)] = nn.functional.normalize(pooled, dim=-1).cpu()
-        finally:
-            self.train(training)
         return result
 
     # ---- deltas
 
-    def attach(self, delta: Any, tensors: Mapping[str, Tensor] | None = None, seed: int = 0) -> Any:
-        """Attach a method (`LoRA()`) or a `Delta`; it replaces the one that is attached now."""
+    @property
+    def delta(self) -> Attached | None:
+        """What is attached to the model now; the last of several."""
+        found = self._deltas()
+        return found[-1] if found else None
+
+    def _deltas(self) -> list[Attached]:
+        """In the order they were attached. Read off the model, so that `LoRA().attach(backbone)` counts as well."""
+        return [child for child in self.model.children() if isinstance(child, Attached)]
+
+    def attach(
+        self, delta: DeltaMethod | Delta | Attached, tensors: Mapping[str, Tensor] | None = None, seed: int = 0
+    ) -> Attached:
+        """Attach a delta; it replaces what is attached now, unless it does not fit: then nothing changes.
+
+        Args:
+            delta: A method (`LoRA()`), a `Delta`, or what was attached to this backbone before.
+            tensors: Canonical name -> tensor; None takes those of `delta`, or for a method its start.
+            seed: Of the start.
+        Raises:
+            DeltaError: the delta cannot go on this model, or the tensors do not fit.
+        """
+        before = self._deltas()
         self.detach()
-        attached = delta.attach(self.model, tensors, seed=seed) if tensors is not None else delta.attach(self.model, seed=seed)
-        self.__dict__["delta"] = attached
+        try:
+            attached = self._attached(delta, tensors, seed)
+        except BaseException:
+            for old in before:
+                old.attach()
+            self.train(self.training)
+            raise
+        attached.train(self.training)
         return attached
+
+    def _attached(self, delta: Any, tensors: Mapping[str, Tensor] | None, seed: int) -> Attached:
+        if isinstance(delta, Attached) and delta.host is self.model:
+            attached = delta.attach()
+            if tensors is not None:
+                attached.load_state_dict(tensors)
+            return attached
+        if isinstance(delta, Delta):
+            return delta.attach(self.model) if tensors is None else delta.method.attach(self.model, tensors)
+        if isinstance(delta, DeltaMethod):
+            return delta.attach(self.model, tensors, seed)
+        raise DeltaError(
+            f"a {type(delta).__name__} cannot be attached here", hint="a method such as LoRA(), or a Delta: both can"
+        )
 
     def detach(self) -> None:
         """Take the delta off; the model answers as it did before."""
-        if self.delta is not None and self.delta.attached:
-            self.delta.detach()
-        self.__dict__["delta"] = None
+        for attached in reversed(self._deltas()):
+            attached.detach()
 
     @contextlib.contextmanager
-    def use(self, delta: Any, tensors: Mapping[str, Tensor] | None = None) -> Iterator[Any]:
+    def use(
+        self, delta: DeltaMethod | Delta | Attached, tensors: Mapping[str, Tensor] | None = None
+    ) -> Iterator[Attached]:
         """The backbone with `delta` attached inside the block, and as it was afterwards."""
         with self.bare():
-            try:
-                yield self.attach(delta, tensors)
-            finally:
-                self.detach()
+            yield self.attach(delta, tensors)
 
     @contextlib.contextmanager
     def bare(self) -> Iterator[None]:
-        """The backbone without its delta inside the block."""
-        kept = self.delta
-        if kept is not None:
-            kept.detach()
-        self.__dict__["delta"] = None
+        """The backbone without its delta inside the block, and as it was afterwards."""
+        kept = [(attached, attached.training) for attached in self._deltas()]
+        training = self.training
+        self.detach()
         try:
             yield
         finally:
-            if kept is not None:
-                kept.attach()
-            self.__dict__["delta"] = kept
+            self.detach()
+            self.train(training)
+            for attached, mode in kept:
+                attached.attach().train(mode)
 
     def train(self, mode: bool = True) -> Backbone:
         """Only the delta's own dropout follows `mode`: the frozen model stays in evaluation mode."""
         self.training = mode
         self.model.eval()
-        if self.delta is not None:
-            self.delta.train(mode)
+        for attached in self._deltas():
+            attached.train(mode)
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """The tensors of the delta, by canonical name; empty without one."""
-        return {} if self.delta is None else dict(self.delta.state_dict())
+        return {} if self.delta is None else self.delta.state_dict()
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> LoadedKeys:  # type: ignore[override]
-        """Load the tensors of the delta."""
+    def load_state_dict(  # type: ignore[override]
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> LoadedKeys:
+        """Load the tensors of the delta, whole or not at all: `strict` is there for the Trainer, which turns it off.
+
+        Raises:
+            BackboneError: nothing is attached.
+            DeltaError: the names or shapes are not those of the delta.
+        """
         if self.delta is None:
-            raise BackboneError("no delta is attached, so there is nothing to load into", hint="backbone.attach(LoRA())")
+            raise BackboneError("no delta is attached that could be loaded into", hint="backbone.attach(LoRA())")
         self.delta.load_state_dict(state_dict)
         return LoadedKeys([], [])

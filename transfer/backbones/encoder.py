@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from transfer.backbones.backbone import Backbone, Example
-from transfer.backbones.encoding import Encoded, encode_texts, pad
+from transfer.backbones.encoding import Encoded, encode_texts, label_of, pad
 from transfer.errors import DataError
 
 TEMPERATURE = 0.05  # of the cosine; that of SimCSE and most sentence encoders
@@ -17,8 +17,8 @@ TEMPERATURE = 0.05  # of the cosine; that of SimCSE and most sentence encoders
 
 def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
     """Mean over real tokens. states: (batch, length, width); mask: (batch, length), 1 for a token, 0 for padding."""
-    weight = mask.unsqueeze(-1).to(states.dtype)
-    return (states * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1)
+    weight = mask.unsqueeze(-1).float()  # in fp32: a sum of a hundred states in bf16 loses digits
+    return (states.float() * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1)
 
 
 class EncoderBackbone(Backbone):
@@ -39,12 +39,15 @@ class EncoderBackbone(Backbone):
         texts = sorted({choice for row in rows for choice in row["choices"]})
         known = dict(zip(texts, encode_texts(self.tokenizer, texts, self.max_length), strict=True))
         return [
-            Encoded(ids, [known[choice] for choice in row["choices"]], int(row.get("label", -1)))
+            Encoded(ids, [known[choice] for choice in row["choices"]], label_of(row))
             for ids, row in zip(inputs, rows, strict=True)
         ]
 
     def collate(self, encoded: Sequence[Encoded], train: bool = False) -> dict[str, Any]:
-        """See `Backbone.collate`. Equal choices of a batch are read once: "index" maps (row, choice) to them, -1 is none."""
+        """See `Backbone.collate`. Equal choices of a batch are read once; "index" maps (row, choice) to them.
+
+        -1 in the index is no choice.
+        """
         pad_id = self.tokenizer.pad_token_id
         ids, mask = pad([row.input for row in encoded], pad_id)
         unique: dict[tuple[int, ...], int] = {}
@@ -63,8 +66,8 @@ class EncoderBackbone(Backbone):
     def forward(self, *, input: Any = None, choices: Any = None, labels: Tensor | None = None) -> dict[str, Tensor]:
         """See `Backbone.forward`: cross-entropy over the choices."""
         with self.autocast():
-            left = nn.functional.normalize(self._pooled(input).float(), dim=-1)
-            right = nn.functional.normalize(self._pooled(choices).float(), dim=-1)
+            left = nn.functional.normalize(self._pooled(input), dim=-1)
+            right = nn.functional.normalize(self._pooled(choices), dim=-1)
         index = choices["index"]
         logits = (left @ right.T / TEMPERATURE).gather(1, index.clamp_min(0))
         logits = logits.masked_fill(index < 0, -torch.inf)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -28,20 +29,28 @@ class Encoded:
         return len(self.input) + max((len(choice) for choice in self.choices), default=0)
 
 
+def label_of(row: Mapping[str, Any]) -> int:
+    """The index of the right choice of an example, -1 where it is not known."""
+    label = row.get("label")
+    return -1 if label is None else int(label)
+
+
 def field_spans(text: str, fields: Sequence[str]) -> list[tuple[int, int]]:
     """Where each field of a joined input begins and ends, in characters; the whole text where a mark is missing.
+
+    A mark is `name:` between white space, as `transfer.tasks.fields` finds it.
 
     >>> field_spans("question: is it open context: It shut.", ("question", "context"))
     [(0, 20), (21, 38)]
     """
-    starts, position = [], 0
+    starts: list[int] = []
+    position = 0
     for name in fields:
-        mark = f"{name}:"
-        at = text.find(mark if position == 0 else f" {mark}", position)
-        if at < 0:
+        found = re.compile(rf"(?:^|(?<=\s)){re.escape(name)}:(?=\s|$)").search(text, position)
+        if found is None:
             return [(0, len(text))]
-        starts.append(at if position == 0 else at + 1)
-        position = starts[-1] + len(mark)
+        starts.append(found.start())
+        position = found.end()
     if not starts or starts[0] != 0:
         return [(0, len(text))]
     ends = [start - 1 for start in starts[1:]] + [len(text)]
@@ -57,11 +66,11 @@ def keep_within(lengths: Sequence[int], budget: int) -> list[int]:
     [15, 15]
     """
     kept = list(lengths)
+    budget = max(budget, 0)
     while sum(kept) > budget:
         top = max(kept)
-        others = [length for length in kept if length < top]
         at_top = [index for index, length in enumerate(kept) if length == top]
-        floor = max(others, default=0)
+        floor = max((length for length in kept if length < top), default=0)
         excess = sum(kept) - budget
         if (top - floor) * len(at_top) >= excess:
             cut, extra = divmod(excess, len(at_top))
@@ -74,70 +83,61 @@ def keep_within(lengths: Sequence[int], budget: int) -> list[int]:
 
 
 def encode_texts(
-    tokenizer: Any, texts: Sequence[str], max_length: int, fields: Sequence[str] = (), special: bool = True
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_length: int | Sequence[int],
+    fields: Sequence[str] = (),
+    special: bool = True,
 ) -> list[list[int]]:
-    """Token ids of each text, at most `max_length` of them.
+    """Token ids of each text, at most `max_length` of them (one number for all, or one for each text).
 
     A text that is too long loses the tail of its longest field, so that a short question beside a long passage stays
-    whole; without fields (or with a tokenizer that cannot tell offsets) it loses its own tail.
+    whole; without fields (or with a tokenizer that cannot tell offsets) it loses its own tail. With `special`, a text
+    without any token (an empty one, where the tokenizer adds nothing) is read as one end token: a model has to be
+    given something.
     """
     if not texts:
         return []
+    limits = [max_length] * len(texts) if isinstance(max_length, int) else list(max_length)
     plain = tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
-    long = [index for index, ids in enumerate(plain) if len(ids) > max_length]
-    if not long:
-        return [list(ids) for ids in plain]
     result = [list(ids) for ids in plain]
-    if len(fields) < 2 or not tokenizer.is_fast:
-        cut = tokenizer(
-            [texts[index] for index in long],
+    long = [index for index, ids in enumerate(result) if len(ids) > limits[index]]
+    for index, ids in zip(long, _cut(tokenizer, texts, long, limits, fields, special), strict=True):
+        result[index] = ids
+    if special:
+        end = tokenizer.eos_token_id
+        result = [ids or [tokenizer.pad_token_id if end is None else end] for ids in result]
+    return result
+
+
+def _cut(
+    tokenizer: Any, texts: Sequence[str], which: list[int], limits: list[int], fields: Sequence[str], special: bool
+) -> Iterator[list[int]]:
+    """Token ids of the texts at `which`, cut to their limits."""
+    if which and not tokenizer.is_fast:
+        for index in which:
+            ids = tokenizer(texts[index], add_special_tokens=special, truncation=True, max_length=limits[index])
+            yield list(ids["input_ids"])
+    elif which:
+        detailed = tokenizer(
+            [texts[index] for index in which],
             add_special_tokens=special,
-            truncation=True,
-            max_length=max_length,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
             return_attention_mask=False,
-        )["input_ids"]
-        for index, ids in zip(long, cut, strict=True):
-            result[index] = list(ids)
-        return result
-    detailed = tokenizer(
-        [texts[index] for index in long],
-        add_special_tokens=special,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        return_attention_mask=False,
-        verbose=False,
-    )
-    for row, index in enumerate(long):
-        result[index] = _cut_fields(
-            detailed["input_ids"][row],
-            detailed["offset_mapping"][row],
-            detailed["special_tokens_mask"][row],
-            field_spans(texts[index], fields),
-            max_length,
+            verbose=False,
         )
-    return result
-
-
-def _cut_fields(
-    ids: Sequence[int],
-    offsets: Sequence[tuple[int, int]],
-    special: Sequence[int],
-    spans: Sequence[tuple[int, int]],
-    max_length: int,
-) -> list[int]:
-    ends = np.array([end for _, end in spans])
-    owner = [-1 if mark else int(np.searchsorted(ends, end)) for mark, (_, end) in zip(special, offsets, strict=True)]
-    owner = [min(number, len(spans) - 1) for number in owner]
-    lengths = [owner.count(number) for number in range(len(spans))]
-    left = keep_within(lengths, max_length - owner.count(-1))
-    result = []
-    for token, number in zip(ids, owner, strict=True):
-        if number >= 0:
-            if left[number] <= 0:
-                continue
-            left[number] -= 1
-        result.append(token)
-    return result
+        for row, index in enumerate(which):
+            ends = np.array([end for _, end in detailed["offset_mapping"][row]])
+            spans = field_spans(texts[index], fields)
+            # The field of each token: the first that ends no earlier than the token does.
+            owner = np.searchsorted([end for _, end in spans[:-1]], ends)
+            owner[np.array(detailed["special_tokens_mask"][row], dtype=bool)] = -1
+            lengths = [int((owner == number).sum()) for number in range(len(spans))]
+            kept = owner == -1
+            for number, n_kept in enumerate(keep_within(lengths, limits[index] - int(kept.sum()))):
+                kept[np.flatnonzero(owner == number)[:n_kept]] = True
+            yield np.array(detailed["input_ids"][row])[kept].tolist()
 
 
 T = TypeVar("T")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -13,7 +14,10 @@ import torch
 
 from transfer.paths import cache_folder
 
+logger = logging.getLogger(__name__)
+
 _SKIP = ("pooler.", "lm_head.", "cls.", "classifier.", "score.", "qa_outputs.")
+_RULES = 1  # goes up when the same folder would get another fingerprint
 
 
 def fingerprint(model: torch.nn.Module, tokenizer: Any) -> str:
@@ -22,8 +26,7 @@ def fingerprint(model: torch.nn.Module, tokenizer: Any) -> str:
     The prefix of a task class (`bert.`), pooler and task heads are left out, so `BertModel`, `BertForMaskedLM` and a
     sentence encoder with the same weights agree. Buffers are left out: they differ between versions of transformers.
     """
-    prefix = str(getattr(model, "base_model_prefix", ""))
-    base = getattr(model, prefix, model) if prefix else model
+    base = base_of(model)
     digest = hashlib.sha256()
     for name, parameter in sorted(base.named_parameters(), key=lambda item: item[0]):
         if name.startswith(_SKIP):
@@ -34,6 +37,13 @@ def fingerprint(model: torch.nn.Module, tokenizer: Any) -> str:
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
     digest.update(json.dumps(vocabulary, ensure_ascii=True).encode())
     return digest.hexdigest()
+
+
+def base_of(model: torch.nn.Module) -> torch.nn.Module:
+    """The model inside a task class such as `BertForMaskedLM`; the model itself where there is none."""
+    prefix = str(getattr(model, "base_model_prefix", ""))
+    inner = getattr(model, prefix, None) if prefix else None
+    return inner if isinstance(inner, torch.nn.Module) else model
 
 
 def cached_fingerprint(folder: Path, model: torch.nn.Module, tokenizer: Any) -> str:
@@ -48,7 +58,7 @@ def cached_fingerprint(folder: Path, model: torch.nn.Module, tokenizer: Any) -> 
 
 
 def _folder_key(folder: Path) -> str:
-    rows = []
+    rows: list[Any] = [_RULES]
     for file in sorted(folder.iterdir()):
         if file.is_file():
             state = file.stat()
@@ -65,8 +75,11 @@ def _read(store: Path) -> dict[str, str]:
 
 
 def _write(store: Path, known: dict[str, str]) -> None:
-    store.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=store.parent, prefix=".fingerprints-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(known, file)
-    os.replace(name, store)
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=store.parent, prefix=".fingerprints-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(known, file)
+        os.replace(name, store)
+    except OSError as error:  # a home that cannot be written to only costs the time to hash again
+        logger.debug("the fingerprint is not remembered: %s", error)

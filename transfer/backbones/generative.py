@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from transfer.backbones.backbone import Backbone, Example
-from transfer.backbones.encoding import Encoded
+from transfer.backbones.encoding import Encoded, buckets, label_of, pad
 
 IGNORED = -100  # the target id that counts for nothing, as in torch and transformers
 
@@ -17,7 +16,7 @@ IGNORED = -100  # the target id that counts for nothing, as in torch and transfo
 def answers(row: Example) -> tuple[list[str], int]:
     """The candidate outputs of a row and the index of the right one, -1 if unknown."""
     if "choices" in row:
-        return list(row["choices"]), int(row.get("label", -1))
+        return list(row["choices"]), label_of(row)
     output = row.get("output")
     return ([] if output is None else [str(output)]), (-1 if output is None else 0)
 
@@ -32,6 +31,10 @@ def token_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
 
 class GenerativeBackbone(Backbone):
     """The loss is the mean token cross-entropy of the right answer; logits are mean token log-likelihoods."""
+
+    def rows_at_once(self, columns: int) -> int:
+        """See `Backbone.rows_at_once`: every choice is a row of the forward pass, with logits over the vocabulary."""
+        return max(1, self.batch_size // max(columns, 1))
 
     def pairs(self, encoded: Sequence[Encoded], train: bool) -> tuple[list[int], list[list[int]], Tensor, Tensor]:
         """Every (row, choice) that has to be read.
@@ -64,6 +67,22 @@ class GenerativeBackbone(Backbone):
         losses = -logits.gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1)
         return {"loss": losses.mean(), "losses": losses, "logits": logits}
 
-    def decode(self, ids: Any) -> list[str]:
-        """Text of generated token ids (rows, length)."""
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    def continued(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, left: bool = False) -> list[str]:
+        """Greedy output for each prompt. With `left`, padding stands left and the prompt is taken off the output."""
+        pad_id = self.tokenizer.pad_token_id
+        result = [""] * len(prompts)
+        with self.scoring(), self.autocast():
+            for index in buckets([len(row) for row in prompts], self.batch_size):
+                ids, mask = pad([prompts[i] for i in index], pad_id, left=left)
+                found = self.model.generate(  # type: ignore[operator]
+                    **self.to_device({"input_ids": ids, "attention_mask": mask}),
+                    do_sample=False,
+                    num_beams=1,
+                    max_new_tokens=max_new_tokens,
+                    pad_token_id=pad_id,
+                )
+                found = found[:, ids.shape[1] :] if left else found
+                texts = self.tokenizer.batch_decode(found, skip_special_tokens=True)
+                for place, text in zip(index, texts, strict=True):
+                    result[place] = text.strip()
+        return result

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 
 from transfer.backbones.backbone import Backbone
-from transfer.backbones.fingerprints import cached_fingerprint, fingerprint
+from transfer.backbones.fingerprints import base_of, cached_fingerprint, fingerprint
+from transfer.backbones.positions import n_positions
 from transfer.errors import BackboneError, ConfigError
 from transfer.registry import Registry
 
@@ -40,7 +42,7 @@ def load_backbone(
     device: str | None = None,
     batch_size: int = 32,
 ) -> Backbone:
-    """Load a frozen backbone with its tokenizer.
+    """Load a frozen backbone with its tokenizer. Weights are read from safetensors only, and no code is run.
 
     Args:
         name: "embedded" (all-MiniLM-L6-v2 from the package's extra, no network), a folder, or a Hub id.
@@ -50,26 +52,25 @@ def load_backbone(
         device: A torch device; None takes CUDA when there is one.
         batch_size: Rows of a forward pass when scoring.
     Raises:
-        BackboneError: not there, not readable, without weights in safetensors, or of no known kind.
-        ConfigError: `kind` or `precision` is none of the values above.
+        BackboneError: not there, not readable, without all its weights in safetensors, or of no known kind.
+        ConfigError: `precision` is none of the values above, or there is no such device.
+        UnknownNameError: no such kind.
     """
-    if precision not in ("auto", "fp32", "bf16"):
-        raise ConfigError(f"no precision {precision!r}", hint="--precision auto, fp32 or bf16")
     if kind != "auto":
         KINDS.resolve(kind)
+    where = _device(device)
+    how = _precision(precision, where)
     name = os.fspath(name)
     folder = embedded_folder() if name == "embedded" else _folder(name)
     model, tokenizer, found = _load(name, folder, kind)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    print_of = cached_fingerprint(folder, model, tokenizer) if folder is not None else fingerprint(model, tokenizer)
-    cls = KINDS.get(found)
-    return cls(
+    folder = folder or _snapshot(name)
+    return KINDS.get(found)(
         model.to(where),
         tokenizer,
         name=name,
-        fingerprint=print_of,
+        fingerprint=cached_fingerprint(folder, model, tokenizer) if folder else fingerprint(model, tokenizer),
         max_length=_shortest(max_length, model),
-        precision=_precision(precision, where),
+        precision=how,
         batch_size=batch_size,
     )
 
@@ -84,8 +85,22 @@ def wrap_model(
     precision: Precision = "fp32",
     batch_size: int = 32,
 ) -> Backbone:
-    """A backbone around a model that is already loaded; the model is frozen in place."""
+    """A backbone around a model that is already loaded; the model is frozen in place.
+
+    An encoder is taken out of its task class (`BertForSequenceClassification`): tensor names are relative to the
+    encoder itself, and its head is not asked.
+
+    Raises:
+        BackboneError: the kind cannot be told, or the model has no head that gives tokens and the kind needs one.
+    """
     found = _kind_of(model.config, name) if kind == "auto" else KINDS.resolve(kind)
+    if found == "encoder":
+        model = base_of(model)
+    elif model.get_output_embeddings() is None:  # type: ignore[operator]
+        raise BackboneError(
+            f"{name!r} is a {type(model).__name__}, which has no head that gives tokens",
+            hint="load it with AutoModelForCausalLM or AutoModelForSeq2SeqLM, or say kind='encoder'",
+        )
     return KINDS.get(found)(
         model,
         tokenizer,
@@ -127,6 +142,33 @@ def embedded_folder() -> Path:
     return folder
 
 
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        where = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"no device {name!r}", hint="--device cpu or cuda") from error
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"no device {name!r}", found="torch finds no CUDA here", hint="--device cpu")
+    return where
+
+
+def _snapshot(name: str) -> Path | None:
+    """The local folder of what was just loaded from the Hub, so that its fingerprint can be remembered."""
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        name,
+        "config.json",
+        local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return None if found is None else Path(found).parent
+
+
 def _folder(name: str) -> Path | None:
     """The folder meant by `name`, or None when it can only be a Hub id."""
     path = Path(name).expanduser()
@@ -143,18 +185,23 @@ def _load(name: str, folder: Path | None, kind: str) -> tuple[Any, Any, str]:
     from transformers.utils import logging
 
     classes = {"encoder": AutoModel, "seq2seq": AutoModelForSeq2SeqLM, "causal": AutoModelForCausalLM}
-    source = str(folder) if folder is not None else name
+    source: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(folder) if folder is not None else name,
+        "trust_remote_code": False,  # None would ask on the terminal
+    }
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # a bar for reading 22 M parameters says nothing
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a pooler that is not used is not worth a table of warnings
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(**source)
         found = _kind_of(config, name) if kind == "auto" else kind
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
         # safetensors only: a pickle from a stranger runs code.
-        model = classes[found].from_pretrained(source, config=config, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
+        model, report = classes[found].from_pretrained(
+            **source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(
             f"cannot load backbone {name!r}",
@@ -165,6 +212,13 @@ def _load(name: str, folder: Path | None, kind: str) -> tuple[Any, Any, str]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:  # transformers draws them at random and only warns
+        raise BackboneError(
+            f"the weights of {name!r} are not those of a whole {found} model",
+            found=f"{len(missing)} tensors are missing, such as {missing[0]}",
+            hint="another --kind, or the folder or Hub id of a model that has them",
+        )
     return model, tokenizer, found
 
 
@@ -192,20 +246,22 @@ def _kind_of(config: Any, name: str) -> str:
 
 
 def _shortest(max_length: int, model: torch.nn.Module) -> int:
-    """`max_length`, or fewer where the model has fewer positions (RoBERTa loses two to padding)."""
-    config: Any = model.config
-    known = getattr(config, "max_position_embeddings", None)
-    if not isinstance(known, int) or known <= 0:
-        return max_length
-    offset = 2 if config.model_type in {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer"} else 0
-    return min(max_length, known - offset)
+    """`max_length`, or fewer where the model has fewer positions."""
+    known = n_positions(model)
+    return max_length if known is None else min(max_length, known)
 
 
 def _precision(asked: str, device: torch.device) -> str:
+    if asked not in ("auto", "fp32", "bf16"):
+        raise ConfigError(f"no precision {asked!r}", hint="--precision auto, fp32 or bf16")
     if asked != "auto":
         return asked
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    # AVX-512 BF16 or AMX: elsewhere bf16 is emulated and slower than fp32.
-    has = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bf16" if has else "fp32"
+    return "bf16" if device.type == "cpu" and _cpu_computes_bf16() else "fp32"
+
+
+def _cpu_computes_bf16() -> bool:
+    """AVX-512 BF16 or AMX; elsewhere bf16 is emulated and slower than fp32. torch has no public question for it."""
+    asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(ask() for ask in asks if ask is not None)

@@ -11,8 +11,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from transfer.backbones.backbone import Example
 from transfer.backbones.encoder import mean_pool
-from transfer.backbones.encoding import Encoded, buckets, encode_texts, pad
+from transfer.backbones.encoding import Encoded, encode_texts, pad
 from transfer.backbones.generative import IGNORED, GenerativeBackbone, answers, token_log_likelihood
+from transfer.backbones.positions import n_positions
 
 
 class Seq2SeqBackbone(GenerativeBackbone):
@@ -27,9 +28,8 @@ class Seq2SeqBackbone(GenerativeBackbone):
         candidates = [answers(row) for row in rows]
         texts = sorted({text for found, _ in candidates for text in found})
         end = self.tokenizer.eos_token_id
-        known = {}
-        for text, ids in zip(texts, encode_texts(self.tokenizer, texts, self.max_length - 1, special=False), strict=True):
-            known[text] = [*ids, end] if end is not None else ids
+        outputs = encode_texts(self.tokenizer, texts, self.max_length - 1, special=False)
+        known = {text: [*ids, end] if end is not None else ids for text, ids in zip(texts, outputs, strict=True)}
         return [
             Encoded(ids, [known[text] for text in found], label)
             for ids, (found, label) in zip(inputs, candidates, strict=True)
@@ -86,20 +86,8 @@ class Seq2SeqBackbone(GenerativeBackbone):
         with self.autocast():
             return mean_pool(self._encoder_states(batch), batch["attention_mask"])
 
-    @torch.inference_mode()
     def generate(self, examples: Iterable[Example], fields: Sequence[str] = (), max_new_tokens: int = 64) -> list[str]:
         """See `Backbone.generate`."""
         inputs = encode_texts(self.tokenizer, [row["input"] for row in examples], self.max_length, fields)
-        result = [""] * len(inputs)
-        for index in buckets([len(row) for row in inputs], self.batch_size):
-            ids, mask = pad([inputs[i] for i in index], self.tokenizer.pad_token_id)
-            with self.autocast():
-                found = self.model.generate(  # type: ignore[operator]
-                    **self.to_device({"input_ids": ids, "attention_mask": mask}),
-                    do_sample=False,
-                    num_beams=1,
-                    max_new_tokens=max_new_tokens,
-                )
-            for place, text in zip(index, self.decode(found), strict=True):
-                result[place] = text
-        return result
+        known = n_positions(self.model)
+        return self.continued(inputs, max_new_tokens if known is None else min(max_new_tokens, known - 1))
