@@ -1,0 +1,84 @@
+"""The store: trained modules with their cards, files and checksums. Knows nothing of models.
+
+>>> import tempfile
+>>> from zoo import Zoo
+>>> zoo = Zoo(tempfile.mkdtemp())
+>>> len(zoo), zoo.find(task="boolq")
+(0, [])
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.card import Card
+    from zoo.catalog import Entry
+    from zoo.errors import (
+        CardError,
+        ChecksumError,
+        FingerprintError,
+        FormatError,
+        PathError,
+        TensorError,
+        UnknownModuleError,
+        ZooError,
+    )
+    from zoo.index import SignatureIndex
+    from zoo.module import Module
+    from zoo.signature import Signature
+    from zoo.store import Zoo
+    from zoo.verify import Problem
+    from zoo.view import ZooView
+
+# Public name -> file; imported on first use, since tensors need torch and cards pydantic.
+_FILES = {
+    "Card": "card",
+    "CardError": "errors",
+    "ChecksumError": "errors",
+    "Entry": "catalog",
+    "FingerprintError": "errors",
+    "FormatError": "errors",
+    "Module": "module",
+    "PathError": "errors",
+    "Problem": "verify",
+    "Signature": "signature",
+    "SignatureIndex": "index",
+    "TensorError": "errors",
+    "UnknownModuleError": "errors",
+    "Zoo": "store",
+    "ZooError": "errors",
+    "ZooView": "view",
+}
+
+__all__ = [
+    "Card",
+    "CardError",
+    "ChecksumError",
+    "Entry",
+    "FingerprintError",
+    "FormatError",
+    "Module",
+    "PathError",
+    "Problem",
+    "Signature",
+    "SignatureIndex",
+    "TensorError",
+    "UnknownModuleError",
+    "Zoo",
+    "ZooError",
+    "ZooView",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,75 @@
+"""Files that are written whole or not at all, and read only if they are plain files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from zoo.errors import ChecksumError, PathError
+
+_CHUNK = 1 << 20
+
+
+def sha256(path: Path) -> str:
+    """64 hex digits of a file's bytes."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def plain_file(path: Path) -> Path:
+    """The path, once it is sure that a plain file is there: no link, which could lead out of the zoo.
+
+    Raises:
+        PathError: it is a link, a folder or a device.
+        FileNotFoundError: nothing is there.
+    """
+    mode = os.lstat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a link" if stat.S_ISLNK(mode) else "no plain file"
+        raise PathError(f"{path} is {kind}; a zoo holds plain files only")
+    return path
+
+
+def check_file_hash(path: Path, expected: str) -> None:
+    """ChecksumError unless the file's sha256 is the expected one."""
+    found = sha256(plain_file(path))
+    if found != expected:
+        raise ChecksumError(
+            f"{path} is not the file that was stored",
+            found=f"sha256 {found[:12]}..., recorded {expected[:12]}...",
+            hint="transfer zoo verify names all such modules; remove them and add them again",
+        )
+
+
+def sync(path: Path) -> None:
+    """Have the system write a file or a folder's list of names to the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no handle on a folder's list of names
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a kill at any moment leaves the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(part, 0o644)  # mkstemp keeps others from reading; a zoo may be shared
+        os.replace(part, path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+    sync(path.parent)

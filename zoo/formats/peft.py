@@ -1,0 +1,115 @@
+"""PEFT checkpoints: `adapter_config.json` and `adapter_model.safetensors`, written and read for LoRA and prefixes.
+
+Formats as peft 0.21 has them (github.com/huggingface/peft, `peft/utils/save_and_load.py`). Keys and values of all
+prefixes are one tensor `prompt_embeddings` (length, layers * 2 * width): for each layer its key, then its value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.card import read_json
+from zoo.errors import CardError, FormatError
+from zoo.files import plain_file
+from zoo.formats import peft_lora, peft_prefix
+from zoo.formats.checkpoint import Checkpoint
+from zoo.tensors import FileTensors, write_tensors
+
+CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+_PARTS = {"lora": peft_lora, "prefix": peft_prefix}
+_TYPES = {"LORA": peft_lora, "PREFIX_TUNING": peft_prefix}
+
+
+def fits(method: str, settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bool:
+    """True if PEFT can hold these tensors and computes with them what we do."""
+    part = _PARTS.get(method)
+    return part is not None and part.why_not(settings, tensors) is None
+
+
+def write(
+    folder: Path,
+    method: str,
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    backbone_name: str,
+    kind: str | None = None,
+) -> list[str]:
+    """Write a checkpoint that `PeftModel.from_pretrained(model, folder)` loads; returns the names of its files.
+
+    Args:
+        folder: Exists.
+        method: "lora" or "prefix".
+        settings: With places, in model order.
+        tensors: Canonical name -> tensor, written in the dtype they have.
+        backbone_name: `base_model_name_or_path` of the config.
+        kind: "encoder", "seq2seq" or "causal", which decides PEFT's task type; None reads it off the places.
+    Raises:
+        FormatError: PEFT does not know the method, or cannot do what the settings say; says why.
+    """
+    part = _PARTS.get(method)
+    if part is None:
+        raise FormatError(
+            f"PEFT has no {method} of ours", found=f"it holds {', '.join(_PARTS)}", hint="zoo.formats.native holds any"
+        )
+    reason = part.why_not(settings, tensors)
+    if reason is not None:
+        raise FormatError(f"this {method} module cannot be a PEFT checkpoint", found=reason)
+    config = {"base_model_name_or_path": backbone_name, "inference_mode": True, **part.config(settings, tensors, kind)}
+    (folder / CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_tensors(folder / TENSORS, part.to_file(settings, tensors))
+    return [CONFIG, TENSORS]
+
+
+def read(
+    folder: Path, places: Sequence[str] | None = None, attention_places: Sequence[str] | None = None
+) -> Checkpoint:
+    """Read a PEFT folder, of ours or of anyone else.
+
+    Args:
+        folder: With `adapter_config.json` and `adapter_model.safetensors`.
+        places: Names of the modules of the backbone's inner model. With them the front of the checkpoint's names is
+            fitted to the model; without them the prefixes of known task classes (`bert.`) are stripped.
+        attention_places: Its self-attention modules in model order; needed for a prefix, whose file has no names
+            (`places` is used if they are left out).
+    Raises:
+        FormatError: it is a pickle, a variant that is not a plain LoRA or prefix, or does not go with the places.
+        TensorError: the tensors cannot be read.
+    """
+    config = read_config(folder)
+    if not (folder / TENSORS).is_file():
+        there = (folder / PICKLE).is_file()
+        raise FormatError(
+            f"{folder} has no {TENSORS}",
+            found=f"{PICKLE}, a pickle, which could run any code when it is loaded" if there else None,
+            hint="load it where you trust it and save it again with model.save_pretrained(folder)" if there else None,
+        )
+    kind = config.get("peft_type")
+    part = _TYPES.get(str(kind))
+    if part is None:
+        raise FormatError(
+            f"{folder} is a PEFT checkpoint of type {kind}", found=f"{', '.join(_TYPES)} can be read", hint=None
+        )
+    file = FileTensors(plain_file(folder / TENSORS))
+    given = attention_places if part is peft_prefix and attention_places is not None else places
+    return part.read(folder, config, file, given)
+
+
+def open_tensors(
+    folder: Path, method: str, settings: Mapping[str, Any], dtype: torch.dtype | None = None
+) -> Mapping[str, torch.Tensor]:
+    """Canonical name -> tensor of a folder that `write` made, mapped lazily."""
+    return _PARTS[method].from_file(settings, FileTensors(plain_file(folder / TENSORS), dtype))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of a PEFT folder as it stands; FormatError if it cannot be read."""
+    try:
+        return read_json(plain_file(folder / CONFIG).read_text(encoding="utf-8"))
+    except (CardError, UnicodeDecodeError, FileNotFoundError) as error:
+        raise FormatError(f"{folder / CONFIG} cannot be read", found=str(error)) from None

@@ -1,0 +1,136 @@
+"""Writing a module's folder: files first, the card with their checksums last."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from zoo.card import Card
+from zoo.errors import PathError
+from zoo.files import check_file_hash, sha256, sync, write_whole
+from zoo.formats import format_for
+from zoo.module import Module, signature_path
+from zoo.record import FILE, SIGNATURE, START, Record
+from zoo.shapes import check_shapes
+from zoo.signature import Signature
+from zoo.starts import halved
+from zoo.tensors import check_values, digest, write_tensors
+
+
+def write_module(folder: Path, module: Module) -> Record:
+    """Write the checkpoint into a folder that is there, everything checked and flushed to the disk.
+
+    Returns:
+        The record so far: the signature and the start are still to come.
+    Raises:
+        TensorError: tensors are not finite, not those of the settings, or not those that the id was made from.
+    """
+    card, tensors = module.card, dict(module.tensors())
+    check_values(tensors)
+    check_shapes(card.method, card.settings, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    _check_id(module, digest(tensors))
+    format_ = format_for(card.method, card.settings, tensors)
+    kind = card.provenance.get("kind")
+    names = format_.write(
+        folder, card.method, card.settings, tensors, card.backbone, kind if isinstance(kind, str) else None
+    )
+    for name in names:
+        sync(folder / name)
+    return Record(id=module.id, card=card, files={name: sha256(folder / name) for name in names})
+
+
+def _check_id(module: Module, found: str) -> None:
+    expected = f"{module.card.task}-{module.card.method}-{found[:8]}"
+    if module.id != expected:
+        raise PathError(f"module {module.id!r} must be named {expected!r} after its tensors", hint="use Module.new")
+
+
+def share_signature(zoo: Path, folder: Path, draft: Record, module: Module, start: str | None) -> None:
+    """Write the signature and then `card.json`; the zoo's lock is held.
+
+    The task's part goes into `signatures/` once. If another is there already, from another sample of the same task
+    for example, this module keeps its own beside its tensors.
+    """
+    whole, own, shared_hash = module.signature, module.signature, None
+    if task := whole.task_part():
+        path = signature_path(zoo, module.card.task, module.card.fingerprint)
+        content = task.to_bytes()
+        if not path.exists():
+            write_whole(path, content)
+        if not path.is_symlink() and path.read_bytes() == content:
+            own, shared_hash = whole.module_part(), sha256(path)
+    card = draft.card if draft.card.start == start else draft.card.changed(start=start)
+    _finish(folder, dataclasses.replace(draft, card=card, task_signature=shared_hash), own, whole)
+
+
+def export_module(module: Module, folder: Path, signature: bool) -> Path:
+    """See `Zoo.export`."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PathError(f"{folder} is there already", hint="name a new folder")
+    assert module.folder is not None
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        part.chmod(0o755)
+        files = {name: known for name, known in module.record.files.items() if name not in (SIGNATURE, START)}
+        for name, known in files.items():
+            shutil.copyfile(module.folder / name, part / name)
+            check_file_hash(part / name, known)
+        start = module.start()
+        if start is not None:
+            write_tensors(part / START, halved(start))
+            files[START] = sha256(part / START)
+        whole = module.signature if signature else module.signature.without_data()
+        card = module.card if signature else _said(module.card)
+        _finish(part, Record(id=module.id, card=card, files=files), whole, whole)
+        if folder.exists():
+            folder.rmdir()
+        os.rename(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _said(card: Card) -> Card:
+    told = "what was computed from training examples was left out on export: centroid, variance, example embeddings, "
+    return card.changed(provenance={**card.provenance, "signature": told + "gradient sketch"})
+
+
+def _finish(folder: Path, record: Record, own: Signature, whole: Signature) -> None:
+    files = dict(record.files)
+    if own:
+        write_whole(folder / SIGNATURE, own.to_bytes())
+        files[SIGNATURE] = sha256(folder / SIGNATURE)
+    record = dataclasses.replace(record, files=files, holds=whole.holds)
+    write_whole(folder / FILE, record.to_text().encode())
+
+
+def save_module(module: Module, folder: Path, replace: bool = False) -> Path:
+    """Write a module in memory as a folder by itself, whole or not at all; `Module.load` reads it.
+
+    Args:
+        module: Made by `Module.new`.
+        folder: Must not be there, or be empty, unless `replace` is True.
+        replace: Put it in the place of a module that was saved there before, and of nothing else.
+    Raises:
+        PathError: something is in the folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not replace or not (folder / FILE).is_file():
+            raise PathError(f"{folder} is there already", hint="name a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        part.chmod(0o755)
+        record = write_module(part, module)
+        card = record.card if record.card.start is None else record.card.changed(start=None)
+        _finish(part, dataclasses.replace(record, card=card), module.signature, module.signature)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.rename(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
