@@ -59,9 +59,9 @@ def tiny_tokenizer(special: str = "both") -> PreTrainedTokenizerFast:
         )
     elif special == "end":
         raw.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
-    tokens: dict[str, Any] = dict(bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+    tokens: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     if special == "both":
-        tokens |= dict(cls_token="<s>", sep_token="</s>")
+        tokens |= {"cls_token": "<s>", "sep_token": "</s>"}
     return PreTrainedTokenizerFast(tokenizer_object=raw, **tokens)
 
 
@@ -73,7 +73,7 @@ def tokenizer_for(arch: str) -> PreTrainedTokenizerFast:
 def tiny_model(arch: str, seed: int = 0) -> Any:
     """Two layers, width 32, four heads; in evaluation mode; the same weights for the same seed."""
     size = len(tiny_tokenizer())
-    ids = dict(bos_token_id=0, pad_token_id=1, eos_token_id=2)
+    ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
     common = dict(vocab_size=size, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, **ids)
     wide = dict(common, intermediate_size=64, max_position_embeddings=160)
     decoder = dict(wide, num_key_value_heads=2)
@@ -147,5 +147,7 @@ def sentiment_rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
         label = index % 2
         word = (bad, good)[label][int(torch.randint(4, (1,), generator=generator))]
         thing = things[int(torch.randint(8, (1,), generator=generator))]
-        rows.append({"input": f"text: the {thing} {index} is {word}", "choices": ["negative", "positive"], "label": label})
+        rows.append(
+            {"input": f"text: the {thing} {index} is {word}", "choices": ["negative", "positive"], "label": label}
+        )
     return rows

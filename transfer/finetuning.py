@@ -41,6 +41,16 @@ class Finetuned:
     start: str  # "scratch", or where the start came from
     module: Module = field(repr=False)
 
+    def save(self, folder: Path | str, replace: bool = False) -> Path:
+        """Write the module as a folder by itself; `peft` loads it where it knows the method.
+
+        Raises:
+            PathError: something is there, and `replace` is False or it is no module.
+        """
+        from zoo.writing import save_module
+
+        return save_module(self.module, Path(folder), replace)
+
 
 def finetune(
     target: Task | str,
@@ -155,7 +165,9 @@ def _as_module(
     signature = None
     if add_to is not None:
         if shared is not None:
-            name = add_to.add_start(delta.method.method, delta.method.start_settings(backbone.model), backbone.fingerprint, shared)
+            name = add_to.add_start(
+                delta.method.method, delta.method.start_settings(backbone.model), backbone.fingerprint, shared
+            )
         encoded = backbone.encode(task.train, task.fields)
         signature = task_signature(backbone, task).merge(
             module_signature(backbone, encoded, delta.method, delta.tensors, shared)

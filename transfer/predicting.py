@@ -46,7 +46,9 @@ def predict(
     rows = list(rows)
     for number, row in enumerate(rows, 1):
         if not isinstance(row.get("input"), str):
-            raise DataError(f"row {number} has no input", found=", ".join(row), hint="a column named input, or --input-column")
+            raise DataError(
+                f"row {number} has no input", found=", ".join(row), hint="a column named input, or --input-column"
+            )
     with_choices = [bool(row.get("choices")) for row in rows]
     if any(with_choices) and not all(with_choices):
         raise DataError(f"row {with_choices.index(False) + 1} has no choices, others have", hint="--choices no,yes")

@@ -82,5 +82,3 @@ def load_start(name: str, zoo: Any) -> Start:
 def _from_module(module: Module, name: str) -> Start:
     card = module.card
     return Start(Delta.from_module(module), name, card.fingerprint, card.backbone, card.data.get("choices"))
-
-

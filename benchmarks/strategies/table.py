@@ -1,6 +1,6 @@
 """The table of `results.jsonl`, in Markdown: means over seeds, each run's own number where there is one seed.
 
-    python -m benchmarks.strategies.table
+python -m benchmarks.strategies.table
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from benchmarks.rows import Rows
 from benchmarks.strategies.run import HERE, KEY, STARTS
 
@@ -31,9 +32,7 @@ def table(rows: list[dict[str, Any]], steps: int) -> str:
     for target, method in dict.fromkeys((row["target"], row["method"]) for row in runs):
         here = [row for row in runs if (row["target"], row["method"]) == (target, method)]
         bare = next(row for row in here if row["start"] == "untrained")
-        found = {
-            start: [row[f"accuracy_step{steps}"] for row in here if row["start"] == start] for start in STARTS
-        }
+        found = {start: [row[f"accuracy_step{steps}"] for row in here if row["start"] == start] for start in STARTS}
         seeds = str(max(len(values) for values in found.values()))
         cells = [cell(found[start]) for start in STARTS]
         shares = [f"{bare['majority']:.3f}", f"{bare['accuracy_step0']:.3f}"]

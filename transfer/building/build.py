@@ -164,5 +164,3 @@ def _line(record: Record, settings: BuildSettings) -> str:
         f"{record.task} {record.method}: test {test:.3f}, untrained {bare:.3f}, "
         f"majority {record.metrics['majority_test']['accuracy']:.3f}, {record.seconds:.0f} s; {outcome}"
     )
-
-

@@ -19,7 +19,9 @@ class BuildSettings:
     max_length: int = 128
     precision: str = "auto"
     methods: tuple[str, ...] = ("lora", "adapter", "prefix")
-    tune: TuneSettings = field(default_factory=lambda: TuneSettings(steps=160, batch_size=16, eval_every=40, patience=2))
+    tune: TuneSettings = field(
+        default_factory=lambda: TuneSettings(steps=160, batch_size=16, eval_every=40, patience=2)
+    )
     start_seed: int = 0  # of the start that all modules of a method share
     criterion: float = CRITERION
     most_tasks: int | None = None  # tasks kept per method, the clearest first; None keeps every one that passes

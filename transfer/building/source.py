@@ -30,7 +30,13 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
     start = shared_start(backbone, method, settings, records)
     train, dev, test = (backbone.encode(split, task.fields) for split in (task.train, task.dev, task.test))
     tuned = tune(
-        backbone, method, train, tensors=start, settings=settings.tune, dev=dev, description=f"{task.name} {method_name}"
+        backbone,
+        method,
+        train,
+        tensors=start,
+        settings=settings.tune,
+        dev=dev,
+        description=f"{task.name} {method_name}",
     )
     tensors = {name: value.half() if settings.half else value for name, value in tuned.tensors.items()}
     guess = Counter(row.label for row in train).most_common(1)[0][0]

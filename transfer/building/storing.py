@@ -16,9 +16,7 @@ from transfer.tasks import Task
 from zoo import Card, Module, Zoo
 
 
-def store_source(
-    backbone: Backbone, task: Task, method_name: str, settings: BuildSettings, records: Records
-) -> Module:
+def store_source(backbone: Backbone, task: Task, method_name: str, settings: BuildSettings, records: Records) -> Module:
     """Add a recorded module to the zoo; nothing happens if it is there.
 
     Raises:

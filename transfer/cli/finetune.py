@@ -34,7 +34,9 @@ def finetune(
     ] = 3,
     keep: Annotated[str, typer.Option("--keep", help="best (by dev loss) or last.")] = "best",
     examples: options.Examples = 64,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the result; else TARGET-METHOD-tuned.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the result; else TARGET-METHOD-tuned.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished result in that folder.")] = False,
     zoo: options.ZooFolder = None,
     add: Annotated[bool, typer.Option("--add", help="Add the result to your zoo, with its signature.")] = False,
@@ -89,6 +91,6 @@ def finetune(
             add_to=(Zoo(zoo) if zoo is not None else Zoo.default()) if add else None,
             measure_start=True,
         )
-    result.save(folder)
+    result.save(folder, replace=overwrite)
     shutil.rmtree(checkpoints, ignore_errors=True)
     show_finetuned(output, result, folder)

@@ -31,19 +31,21 @@ def init(
             rich_help_panel="Weights",
         ),
     ] = "gradient:first-order",
-    how: Annotated[
-        str, typer.Option("--how", help="softmax, uniform or best.", rich_help_panel="Weights")
-    ] = "softmax",
+    how: Annotated[str, typer.Option("--how", help="softmax, uniform or best.", rich_help_panel="Weights")] = "softmax",
     temperature: Annotated[
         float, typer.Option("--temperature", help="Of the softmax over standardised scores.", rich_help_panel="Weights")
     ] = 0.5,
     top_k: Annotated[
         int | None, typer.Option("--top-k", help="Sources kept; else all.", rich_help_panel="Weights")
     ] = None,
-    merge: Annotated[str, typer.Option("--merge", help="How modules are merged.", rich_help_panel="Weights")] = "linear",
+    merge: Annotated[
+        str, typer.Option("--merge", help="How modules are merged.", rich_help_panel="Weights")
+    ] = "linear",
     exclude: Annotated[
         str | None,
-        typer.Option("--exclude", help="Tasks or ids left out: a,b; else the target's own task.", rich_help_panel="Weights"),
+        typer.Option(
+            "--exclude", help="Tasks or ids left out: a,b; else the target's own task.", rich_help_panel="Weights"
+        ),
     ] = None,
     guard: Annotated[
         bool, typer.Option("--guard/--no-guard", help="Tune a few steps from here and from scratch, and compare.")

@@ -17,15 +17,9 @@ MethodName = Annotated[str, typer.Option("--method", "-m", help="lora, adapter o
 BackboneName = Annotated[
     str, typer.Option("--backbone", "-b", help="embedded, a folder or a Hub id.", rich_help_panel="Backbone")
 ]
-Kind = Annotated[
-    str, typer.Option("--kind", help="auto, encoder, seq2seq or causal.", rich_help_panel="Backbone")
-]
-Precision = Annotated[
-    str, typer.Option("--precision", help="auto, fp32 or bf16.", rich_help_panel="Backbone")
-]
-MaxLength = Annotated[
-    int, typer.Option("--max-length", help="Tokens an input is cut to.", rich_help_panel="Backbone")
-]
+Kind = Annotated[str, typer.Option("--kind", help="auto, encoder, seq2seq or causal.", rich_help_panel="Backbone")]
+Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.", rich_help_panel="Backbone")]
+MaxLength = Annotated[int, typer.Option("--max-length", help="Tokens an input is cut to.", rich_help_panel="Backbone")]
 ZooFolder = Annotated[
     Path | None,
     typer.Option("--zoo", help="Your zoo; else $TRANSFER_ZOO, else the data folder. The starter zoo is searched too."),

@@ -32,9 +32,13 @@ class Output:
             print(text)
 
     def table(
-        self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, flexible: str | None = None
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        title: str | None = None,
+        flexible: str | None = None,
     ) -> None:
-        """A table of at most 80 columns; numbers are set right. `flexible` names the column that is cut when it is full."""
+        """A table of at most 80 columns; numbers are set right. `flexible` names the column that may be cut."""
         if self.quiet:
             return
         from rich import box

@@ -16,7 +16,9 @@ Examples:
 
 
 def predict(
-    file: Annotated[Path, typer.Option("--file", "-f", help="Rows: .jsonl, .csv, .tsv or .parquet; labels not needed.")],
+    file: Annotated[
+        Path, typer.Option("--file", "-f", help="Rows: .jsonl, .csv, .tsv or .parquet; labels not needed.")
+    ],
     delta: Annotated[
         str | None, typer.Option("--delta", "-d", help="Folder or module id; else the bare backbone.")
     ] = None,
@@ -52,9 +54,9 @@ def predict(
         answers = answer(rows, loaded, start, fields)
     lines = [row.to_json() for row in answers]
     if out is not None:
-        from zoo.files import write_text
+        from zoo.files import write_whole
 
-        write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_whole(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
         output.json({"rows": len(lines), "out": str(out)})
         output.say(f"{len(lines)} answers in {out}")
         return

@@ -66,7 +66,8 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path) -> None:
         }
     )
     output.table(
-        ("step", "dev loss", "dev accuracy"), [(int(row["step"]), row["loss"], row["accuracy"]) for row in tuned.history]
+        ("step", "dev loss", "dev accuracy"),
+        [(int(row["step"]), row["loss"], row["accuracy"]) for row in tuned.history],
     )
     output.say(f"kept step {tuned.best_step} of {tuned.steps}, {tuned.seconds:.0f} s")
     if result.before is not None:

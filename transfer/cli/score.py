@@ -62,7 +62,9 @@ def score(
             force=force,
         )
     rows = scores.top(top or len(scores.ids))
-    output.json({"estimator": scores.estimator, "seconds": scores.seconds, "scores": [{"id": i, "score": s} for i, s in rows]})
+    output.json(
+        {"estimator": scores.estimator, "seconds": scores.seconds, "scores": [{"id": i, "score": s} for i, s in rows]}
+    )
     output.table(("module", f"{scores.estimator}"), rows, flexible="module")
     output.say(f"{len(scores.ids)} modules scored in {scores.seconds:.1f} s")
     if output.quiet and not as_json:

@@ -27,7 +27,13 @@ def ls(
     out.table(
         ("task", "category", "kind", "from", "train/dev/test"),
         [
-            (row.name, row.category, row.kind, ", ".join(row.where), "/".join(str(n) for n in (row.sizes or {}).values()) or "-")
+            (
+                row.name,
+                row.category,
+                row.kind,
+                ", ".join(row.where),
+                "/".join(str(n) for n in (row.sizes or {}).values()) or "-",
+            )
             for row in rows
         ],
     )

@@ -74,7 +74,9 @@ def add(
     license: Annotated[str, typer.Option("--license", help="Of the source task's data.")] = "unknown",
     signature: Annotated[
         str | None,
-        typer.Option("--signature", metavar="TASK", help="The source task, by name or path: its part of the signature."),
+        typer.Option(
+            "--signature", metavar="TASK", help="The source task, by name or path: its part of the signature."
+        ),
     ] = None,
     zoo: options.ZooFolder = None,
     as_json: options.Json = False,
@@ -185,14 +187,19 @@ def export(
     module: ModuleId,
     folder: Annotated[Path, typer.Argument(help="To write to; must not be there yet.")],
     signature: Annotated[
-        bool, typer.Option("--signature/--no-signature", help="With the embeddings of examples, which tell of the data.")
+        bool,
+        typer.Option("--signature/--no-signature", help="With the embeddings of examples, which tell of the data."),
     ] = True,
     zoo: options.ZooFolder = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Copy a module out: `peft.PeftModel.from_pretrained` reads the folder of a LoRA or prefix."""
     output = Output(quiet=quiet)
-    options.open_zoo(zoo).export(module, folder, signature=signature)
+    owner = next((part for part in options.zoos(zoo) if module in part), None)
+    if owner is None:
+        options.open_zoo(zoo).get(module)  # raises, and proposes the closest id of all
+    else:
+        owner.export(module, folder, signature=signature)
     output.say(f"wrote {folder}")
 
 
