@@ -150,9 +150,9 @@ def parse_card(fields: Mapping[str, Any]) -> Card:
         CardError: a field is wrong, or the schema is newer than this version knows.
     """
     fields = dict(fields)
-    schema = fields.get("schema", 0)
+    schema = fields.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool):
-        raise CardError(f"the card's schema is {schema!r}, not a whole number")
+        raise CardError(f"the card's schema is {schema!r}, not a whole number", found=f"{SCHEMA} is written now")
     if schema > SCHEMA:
         raise CardError(
             f"the card has schema {schema}, this version reads up to {SCHEMA}", hint="pip install -U transfer-zoo"
@@ -166,14 +166,9 @@ def parse_card(fields: Mapping[str, Any]) -> Card:
     return Card(**fields)
 
 
-def _from_0(fields: dict[str, Any]) -> dict[str, Any]:
-    """Cards without a schema: `init_seed` stood for the start, a category and a licence were not asked for."""
-    fields.pop("init_seed", None)
-    return fields
-
-
-# schema -> what makes its fields those of the next one. A new schema adds a function here; none is ever taken out.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {0: _from_0}
+# schema -> what makes its fields those of the next schema. A new schema adds a function here for the one before it, and
+# none is ever taken out: cards of every schema there was stay readable.
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 def read_json(text: str) -> dict[str, Any]:

@@ -84,16 +84,6 @@ class Catalog:
         """Folder name -> why it is not listed, for each whose card could not be read."""
         return dict(self._ask("SELECT id, problem FROM modules WHERE problem IS NOT NULL ORDER BY id", ()))
 
-    def counts(self) -> list[tuple[str, str, str, int]]:
-        """(method, backbone, fingerprint, number of modules), for messages about what is there."""
-        return list(
-            self._ask(
-                "SELECT method, backbone, fingerprint, COUNT(*) FROM modules WHERE problem IS NULL "
-                "GROUP BY method, backbone, fingerprint ORDER BY method, backbone",
-                (),
-            )
-        )
-
     def refresh(self) -> None:
         """Bring it up to date now; asking does that too."""
         self._ask("SELECT 1", ())
@@ -105,36 +95,34 @@ class Catalog:
             connection.execute("DELETE FROM modules")
 
     def _ask(self, query: str, values: Sequence[str]) -> list[tuple]:
-        for attempt in (1, 2):
+        for attempt in range(3):
             try:
                 with self._open() as connection:
                     self._update(connection)
                     return connection.execute(query, values).fetchall()
-            except sqlite3.OperationalError as error:
-                if "locked" in str(error) or "busy" in str(error):
+            except sqlite3.DatabaseError as error:
+                if "database is locked" in str(error):
                     raise ZooError(
                         f"the catalogue {self.path} is held by another process",
                         found=str(error),
                         hint="end that process; the file is a cache and may be deleted",
                     ) from None
-                self._broken(error, attempt)
-            except sqlite3.DatabaseError as error:
-                self._broken(error, attempt)
-        raise AssertionError("the second attempt answers or raises")
+                self._drop(error, attempt)
+        raise ZooError(f"SQLite cannot list {self.modules}", hint="look at the free memory and disk")
 
-    def _broken(self, error: sqlite3.Error, attempt: int) -> None:
-        """Throw the file away; if that did not help, do without it."""
-        if self.path is None:
-            raise ZooError("SQLite cannot answer", found=str(error)) from error
+    def _drop(self, error: sqlite3.Error, attempt: int) -> None:
+        """Throw a broken file away; where that did not help, go on without one."""
         log.info("the catalogue %s is built again: %s", self.path, error)
+        if self.path is None:
+            return
         try:
             for end in ("", "-journal", "-wal", "-shm"):
                 self.path.with_name(self.path.name + end).unlink(missing_ok=True)
         except OSError as failure:
-            log.info("the catalogue %s cannot be deleted, so it is done without: %s", self.path, failure)
+            log.info("the catalogue %s cannot be deleted: %s", self.path, failure)
+            attempt += 1
+        if attempt > 0:
             self.path = None
-        if attempt == 2:
-            raise ZooError(f"the catalogue {self.path} cannot be built", found=str(error)) from error
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

@@ -96,7 +96,10 @@ class Record:
             raise UnknownModuleError(f"no module in {folder}", found=f"there is no {FILE}") from None
         except UnicodeDecodeError as error:
             raise CardError(f"{folder / FILE} is not UTF-8", found=str(error)) from None
-        return cls.from_text(text, module_id)
+        try:
+            return cls.from_text(text, module_id)
+        except CardError as error:
+            raise CardError(f"{folder / FILE}: {error.asked}", found=error.found, hint=error.hint) from None
 
 
 def _hash(value: Any) -> str:

@@ -150,7 +150,8 @@ class Signature:
         unknown = sorted(set(arrays) - known)
         if unknown:
             raise TensorError(f"a signature has no array named {unknown[0]!r}", found=", ".join(sorted(known)))
-        return cls(**dict(arrays))
+        known_arrays: dict[str, Any] = dict(arrays)
+        return cls(**known_arrays)
 
 
 def _checked(name: str, value: Any) -> np.ndarray:

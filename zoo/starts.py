@@ -80,8 +80,16 @@ def write_start_beside(zoo: Path, name: str, tensors: Mapping[str, torch.Tensor]
         return write_start(zoo, f"{'-'.join(name.split('-')[:3])}-{digest(halved(tensors))[:8]}", tensors)
 
 
-def read_start(zoo: Path, name: str, dtype: torch.dtype | None = None) -> Mapping[str, torch.Tensor]:
+def read_start(
+    zoo: Path, name: str, dtype: torch.dtype | None = None, again: bool = False
+) -> Mapping[str, torch.Tensor]:
     """Canonical name -> tensor, mapped lazily.
+
+    Args:
+        zoo: Root of the zoo.
+        name: Of the start.
+        dtype: What the tensors are cast to, or None.
+        again: Check the content even if this process has done so before.
 
     Raises:
         UnknownModuleError: there is none of that name.
@@ -96,7 +104,7 @@ def read_start(zoo: Path, name: str, dtype: torch.dtype | None = None) -> Mappin
         there = sorted(found.stem for found in (zoo / FOLDER).glob("*.safetensors"))
         raise UnknownModuleError(f"no start named {name!r} in {zoo}", found=", ".join(there) or "no starts") from None
     key = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
-    if key not in _VERIFIED:
+    if again or key not in _VERIFIED:
         file = FileTensors(path)
         if digest(dict(file)) != file.metadata.get("digest"):
             raise ChecksumError(f"{path} is not the start that was stored", hint="train the modules again")

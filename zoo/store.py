@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import starts
 from zoo.catalog import Catalog, Entry, cache_folder, cached_path
-from zoo.errors import PathError, UnknownModuleError, ZooError
+from zoo.errors import PathError, TensorError, UnknownModuleError, ZooError
 from zoo.files import sync
 from zoo.locking import writing
 from zoo.module import Module, check_folder, signature_path
@@ -136,6 +136,10 @@ class Zoo(ReadableZoo):
         self.rebuild()
         return find_problems(self)
 
+    def unreadable(self) -> dict[str, str]:
+        """Name of each folder whose card cannot be read -> why; they are in no listing."""
+        return self._catalog.problems()
+
     def rebuild(self) -> None:
         """Build the catalogue again from the module folders, as after editing a card by hand."""
         self._catalog.clear()
@@ -216,8 +220,11 @@ class Zoo(ReadableZoo):
             except FileNotFoundError:
                 raise self._unknown(module_id, str(self.path)) from None
             sync(self._modules)
-            if card is not None and not self.find(task=card.task, fingerprint=card.fingerprint):
-                signature_path(self.path, card.task, card.fingerprint).unlink(missing_ok=True)
+            if card is not None:
+                shared = signature_path(self.path, card.task, card.fingerprint)
+                others = self.entries(task=card.task)
+                if shared not in [signature_path(self.path, other.task, other.fingerprint) for other in others]:
+                    shared.unlink(missing_ok=True)
         self._catalog.refresh()
 
     def export(self, module_id: str, folder: Path | str, signature: bool = True) -> Path:
@@ -250,6 +257,8 @@ class Zoo(ReadableZoo):
         if start is None and card.start is not None and module.folder is None and self.has_start(card.start):
             return card.start
         tensors = module.start() if start is None else start
+        if tensors is not None:
+            _check_start(module, tensors)
         if tensors is None:
             if card.start is not None:
                 raise UnknownModuleError(
@@ -274,6 +283,8 @@ class Zoo(ReadableZoo):
             raise ZooError(
                 f"the zoo {self.path} is read-only", hint="add to your own with --zoo FOLDER or $TRANSFER_ZOO"
             )
+        if self.path.exists() and not os.access(self.path, os.W_OK):
+            raise ZooError(f"the zoo {self.path} may not be written to", hint="--zoo FOLDER names another")
 
     def _make_folders(self) -> None:
         for name in (MODULES, SIGNATURES, starts.FOLDER, INCOMING):
@@ -300,3 +311,14 @@ class Zoo(ReadableZoo):
 
     def __repr__(self) -> str:
         return f"Zoo({str(self.path)!r}{', read_only=True' if self.read_only else ''})"
+
+
+def _check_start(module: Module, start: Mapping[str, torch.Tensor]) -> None:
+    own = {name: tuple(tensor.shape) for name, tensor in module.tensors().items()}
+    other = {name: tuple(tensor.shape) for name, tensor in start.items()}
+    if own != other:
+        name = next(name for name in sorted({*own, *other}) if own.get(name) != other.get(name))
+        raise TensorError(
+            f"module {module.id!r} was not trained from this start",
+            found=f"{name} is {own.get(name, 'missing')} in the module, {other.get(name, 'missing')} in the start",
+        )

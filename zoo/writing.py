@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from zoo.card import Card
@@ -68,30 +70,65 @@ def share_signature(zoo: Path, folder: Path, draft: Record, module: Module, star
 
 def export_module(module: Module, folder: Path, signature: bool) -> Path:
     """See `Zoo.export`."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    source = module.folder
+    assert source is not None
+    with _whole_folder(folder, replace=False) as part:
+        files = {name: known for name, known in module.record.files.items() if name not in (SIGNATURE, START)}
+        for name, known in files.items():
+            shutil.copyfile(source / name, part / name)
+            check_file_hash(part / name, known)
+        whole = module.signature if signature else module.signature.without_data()
+        card = module.card if signature else _said(module.card)
+        _finish_alone(part, Record(id=module.id, card=card, files=files), module, whole)
+    return folder
+
+
+def save_module(module: Module, folder: Path, replace: bool = False) -> Path:
+    """Write a module in memory as a folder by itself, whole or not at all; `Module.load` reads it.
+
+    Args:
+        module: Made by `Module.new`.
+        folder: Must not be there, or be empty, unless `replace` is True.
+        replace: Put it in the place of a module that was saved there before, and of nothing else.
+    Raises:
+        PathError: something is in the folder.
+        TensorError: tensors are not finite, or not those of the settings.
+    """
+    with _whole_folder(folder, replace) as part:
+        _finish_alone(part, write_module(part, module), module, module.signature)
+    return folder
+
+
+@contextlib.contextmanager
+def _whole_folder(folder: Path, replace: bool) -> Iterator[Path]:
+    """A hidden folder beside the one that is asked for, renamed to it when all went well, else gone."""
+    filled = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if filled and not (replace and (folder / FILE).is_file()):
         raise PathError(f"{folder} is there already", hint="name a new folder")
-    assert module.folder is not None
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         part.chmod(0o755)
-        files = {name: known for name, known in module.record.files.items() if name not in (SIGNATURE, START)}
-        for name, known in files.items():
-            shutil.copyfile(module.folder / name, part / name)
-            check_file_hash(part / name, known)
-        start = module.start()
-        if start is not None:
-            write_tensors(part / START, halved(start))
-            files[START] = sha256(part / START)
-        whole = module.signature if signature else module.signature.without_data()
-        card = module.card if signature else _said(module.card)
-        _finish(part, Record(id=module.id, card=card, files=files), whole, whole)
-        if folder.exists():
+        yield part
+        if filled:
+            shutil.rmtree(folder)
+        elif folder.exists():
             folder.rmdir()
         os.rename(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return folder
+
+
+def _finish_alone(folder: Path, record: Record, module: Module, signature: Signature) -> None:
+    """Signature, start and card of a folder that has no zoo around it."""
+    card, start = record.card, module.start()
+    files = dict(record.files)
+    if start is not None:
+        write_tensors(folder / START, halved(start))
+        files[START] = sha256(folder / START)
+    elif card.start is not None:
+        card = card.changed(start=None)  # a name that leads nowhere from here
+    _finish(folder, dataclasses.replace(record, card=card, files=files), signature, signature)
 
 
 def _said(card: Card) -> Card:
@@ -106,31 +143,3 @@ def _finish(folder: Path, record: Record, own: Signature, whole: Signature) -> N
         files[SIGNATURE] = sha256(folder / SIGNATURE)
     record = dataclasses.replace(record, files=files, holds=whole.holds)
     write_whole(folder / FILE, record.to_text().encode())
-
-
-def save_module(module: Module, folder: Path, replace: bool = False) -> Path:
-    """Write a module in memory as a folder by itself, whole or not at all; `Module.load` reads it.
-
-    Args:
-        module: Made by `Module.new`.
-        folder: Must not be there, or be empty, unless `replace` is True.
-        replace: Put it in the place of a module that was saved there before, and of nothing else.
-    Raises:
-        PathError: something is in the folder.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not replace or not (folder / FILE).is_file():
-            raise PathError(f"{folder} is there already", hint="name a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        part.chmod(0o755)
-        record = write_module(part, module)
-        card = record.card if record.card.start is None else record.card.changed(start=None)
-        _finish(part, dataclasses.replace(record, card=card), module.signature, module.signature)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.rename(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return folder
