@@ -1,0 +1,227 @@
+"""merge: by hand, and what each rule declares to keep, for every method."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from transfer.deltas import METHODS
+from transfer.ensembling import MERGES, merge
+from transfer.errors import ConfigError, DeltaError, UnknownNameError
+from zoo import Zoo
+from zoo.errors import UnknownModuleError
+
+weights_ = st.floats(-4, 4).map(lambda value: round(value, 3))
+slack = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+HOW_AND_METHOD = [
+    (how, method)
+    for how in MERGES.names()
+    for method in METHODS.names()
+    if MERGES.get(how).methods is None or method in MERGES.get(how).methods
+]
+each = pytest.mark.parametrize(("how", "method"), HOW_AND_METHOD)
+
+
+def keeping(what: str):
+    """The rules that declare to keep this, with each of their methods."""
+    kept = [(how, method) for how, method in HOW_AND_METHOD if what in MERGES.get(how).keeps]
+    return pytest.mark.parametrize(("how", "method"), kept)
+
+
+def change(delta, start):
+    return {name: tensor - start[name] for name, tensor in delta.tensors.items()}
+
+
+def close(left, right, tolerance=2e-5):
+    assert left.keys() == right.keys()
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=tolerance, atol=tolerance)
+
+
+def equal(left, right):
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@each
+def test_fp32_canonical_names_and_the_settings_of_the_card(how, method, makes):
+    modules = makes.modules(3, method)
+    delta = merge(modules, {module.id: 1 / 3 for module in modules}, how)
+    assert delta.tensors.keys() == dict(modules[0].tensors()).keys()
+    assert {tensor.dtype for tensor in delta.tensors.values()} == {torch.float32}
+    assert delta.settings == modules[0].card.settings
+    assert delta.method.method == method
+
+
+@keeping("identity")
+def test_one_module_at_weight_1_comes_out_to_the_last_bit(how, method, makes):
+    one, other = makes.modules(2, method)
+    equal(merge([one, other], {one.id: 1.0, other.id: 0.0}, how).tensors, dict(one.tensors()))
+    equal(merge([one], {one.id: 1}, how).tensors, dict(one.tensors()))
+
+
+@keeping("scale")
+@slack
+@given(factor=weights_, pair=st.tuples(weights_, weights_))
+def test_scaled_weights_scale_the_change(how, method, factor, pair, makes):
+    modules, start = makes.modules(2, method), makes.tensors(method, 0)
+    weights = dict(zip((module.id for module in modules), pair, strict=True))
+    scaled = {module_id: factor * weight for module_id, weight in weights.items()}
+    plain = change(merge(modules, weights, how), start)
+    close(change(merge(modules, scaled, how), start), {name: factor * value for name, value in plain.items()}, 1e-4)
+
+
+@keeping("sign")
+def test_negative_weight_gives_the_opposite_change(how, method, makes):
+    (module,), start = makes.modules(1, method), makes.tensors(method, 0)
+    there = change(merge([module], {module.id: 1.0}, how), start)
+    back = change(merge([module], {module.id: -1.0}, how), start)
+    close(back, {name: -value for name, value in there.items()})
+
+
+@keeping("permutation")
+@slack
+@given(data=st.data(), values=st.lists(weights_, min_size=4, max_size=4))
+def test_order_does_not_matter_to_the_last_bit(how, method, data, values, makes):
+    modules = makes.modules(4, method)
+    weights = dict(zip((module.id for module in modules), values, strict=True))
+    shuffled = dict(data.draw(st.permutations(list(weights.items()))))
+    order = data.draw(st.permutations(modules))
+    equal(merge(order, shuffled, how).tensors, merge(modules, weights, how).tensors)
+
+
+@keeping("duplicates")
+def test_equal_modules_act_as_one_with_the_sum_of_their_weights(how, method, makes):
+    tensors = makes.tensors(method, 7)
+    one, again = (makes.module(task, 0, method, tensors=tensors) for task in ("one", "two"))
+    other = makes.module("other", 8, method)
+    double = merge([one, again, other], {one.id: 0.3, again.id: 0.2, other.id: 0.5}, how)
+    close(double.tensors, merge([one, other], {one.id: 0.5, other.id: 0.5}, how).tensors)
+
+
+@each
+def test_a_stored_zoo_gives_what_modules_in_memory_give(how, method, makes, tmp_path):
+    modules = makes.modules(3, method)
+    weights = dict(zip((module.id for module in modules), (0.2, 0.3, 0.5), strict=True))
+    zoo = Zoo(tmp_path)
+    for module in modules:
+        zoo.add(module)
+    equal(merge(zoo, weights, how).tensors, merge(modules, weights, how).tensors)
+
+
+def test_linear_by_hand(makes):
+    modules, start = makes.modules(3), makes.tensors(seed=0)
+    weights = dict(zip((module.id for module in modules), (0.5, -1.5, 3.0), strict=True))
+    expected = {
+        name: value + sum(weights[module.id] * (module.tensors()[name] - value) for module in modules)
+        for name, value in start.items()
+    }
+    close(merge(modules, weights).tensors, expected)
+
+
+def test_linear_weights_that_sum_to_1_are_a_plain_average_of_tensors(makes):
+    modules = makes.modules(2, start=None)
+    one, two = (dict(module.tensors()) for module in modules)
+    merged = merge(modules, {modules[0].id: 0.25, modules[1].id: 0.75})
+    close(merged.tensors, {name: 0.25 * one[name] + 0.75 * two[name] for name in one})
+
+
+def test_linear_with_all_weights_0_is_the_shared_start(makes):
+    modules = makes.modules(2)
+    equal(merge(modules, {module.id: 0.0 for module in modules}).tensors, makes.tensors(seed=0))
+
+
+def test_linear_reads_half_precision_and_computes_in_full(makes):
+    half = {name: value.half() for name, value in makes.tensors(seed=5).items()}
+    one, two = makes.module("one", 0, tensors=half), makes.module("two", 6)
+    merged = merge([one, two], {one.id: 1 / 3, two.id: 2 / 3})
+    close(merged.tensors, {name: value.float() / 3 + 2 * two.tensors()[name] / 3 for name, value in half.items()}, 1e-6)
+
+
+def test_linear_leaves_modules_as_they_were(makes):
+    module = makes.module("one", 3)
+    merged = merge([module], {module.id: 1.0})
+    merged.tensors["a.lora_A"].zero_()
+    equal(dict(module.tensors()), makes.tensors(seed=3))
+
+
+def test_linear_equals_peft_where_the_two_mean_the_same(makes):
+    """PEFT's linear puts sqrt(weight * scale) on A and on B: the same for weight 1 and alpha = rank only."""
+    peft = pytest.importorskip("peft")
+    model = torch.nn.Sequential()
+    model.add_module("a", torch.nn.Linear(4, 3))
+    model.add_module("b", torch.nn.Linear(4, 3))
+    tensors = makes.tensors(seed=4)
+    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["a", "b"], init_lora_weights=False)
+    wrapped = peft.get_peft_model(model, config, adapter_name="one")
+    own = {f"base_model.model.{name}.weight": value for name, value in tensors.items()}
+    peft.set_peft_model_state_dict(wrapped, own, "one")
+    wrapped.add_weighted_adapter(["one"], [1.0], "merged", combination_type="linear")
+    theirs = peft.get_peft_model_state_dict(wrapped, adapter_name="merged")
+    module = makes.module("one", 4, settings={"alpha": 2})
+    ours = merge([module], {module.id: 1.0})
+    close({f"base_model.model.{name}.weight": value for name, value in ours.tensors.items()}, dict(theirs))
+
+
+@pytest.mark.parametrize("weights", [(0.7, 0.7), (1.5, -0.5), (0.2, 0.2)])
+def test_linear_without_a_start_refuses_other_weights_by_name(weights, makes):
+    known, unknown = makes.module("known", 1), makes.module("unknown", 2, start=None)
+    with pytest.raises(DeltaError, match=f"start of '{unknown.id}' is not known"):
+        merge([known, unknown], {known.id: weights[0], unknown.id: weights[1]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"settings": {"alpha": 8}}, "differ in alpha"),
+        ({"settings": {"alphas": {"a": 8}}}, "differ in alphas"),
+        ({"fingerprint": "1" * 64}, "differ in backbone"),
+        ({"method": "adapter"}, "differ in method"),
+        ({"start": 9}, "different starts"),
+    ],
+)
+def test_linear_names_the_modules_that_do_not_go_together(changes, names, makes):
+    one, other = makes.module("one", 1), makes.module("other", 2, **changes)
+    with pytest.raises(DeltaError, match=names) as error:
+        merge([one, other], {one.id: 0.5, other.id: 0.5})
+    assert one.id in str(error.value)
+    assert other.id in str(error.value)
+
+
+def test_linear_refuses_other_ranks_and_places(makes):
+    one = makes.module("one", 1)
+    wide = {"a.lora_A": torch.randn(3, 4), "a.lora_B": torch.randn(3, 3), "b.lora_A": torch.randn(3, 4)}
+    wide["b.lora_B"] = torch.randn(3, 3)
+    rank = makes.module("rank", 2, tensors=wide, start=None, settings={"rank": 3})
+    with pytest.raises(DeltaError, match="differ in rank"):
+        merge([one, rank], {one.id: 0.5, rank.id: 0.5})
+    few = {name: value for name, value in makes.tensors(seed=2).items() if name.startswith("a.")}
+    place = makes.module("place", 2, tensors=few, start=None, settings={"places": ["a"]})
+    with pytest.raises(DeltaError, match="differ in places"):
+        merge([one, place], {one.id: 0.5, place.id: 0.5})
+
+
+def test_settings_of_training_and_a_number_s_type_do_not_matter(makes):
+    one = makes.module("one", 1)
+    other = makes.module("other", 2, settings={"dropout": 0.1, "alpha": 4.0, "where": ["attn.q"]})
+    assert merge([one, other], {one.id: 0.5, other.id: 0.5}).tensors
+
+
+def test_weights_that_cannot_be(makes):
+    (module,) = makes.modules(1)
+    with pytest.raises(ConfigError, match="no weights"):
+        merge([module], {})
+    with pytest.raises(ConfigError, match="not a finite number"):
+        merge([module], {module.id: float("nan")})
+    with pytest.raises(DeltaError, match="'x-lora-00000000' has a weight"):
+        merge([module], {"x-lora-00000000": 1.0})
+    with pytest.raises(UnknownNameError, match="did you mean 'linear'"):
+        merge([module], {module.id: 1.0}, "liner")
+
+
+def test_a_zoo_says_what_it_lacks(tmp_path):
+    with pytest.raises(UnknownModuleError):
+        merge(Zoo(tmp_path), {"x-lora-00000000": 1.0})

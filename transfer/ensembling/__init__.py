@@ -1,0 +1,28 @@
+"""From scores to one delta: ensemble weights, merging, and the guard that holds the result against scratch."""
+
+from transfer._lazy import lazy_names
+from transfer.registry import Registry
+
+WEIGHTINGS = Registry(
+    "weighting",
+    {
+        "softmax": "transfer.ensembling.weighting:softmax",
+        "uniform": "transfer.ensembling.weighting:uniform",
+        "best": "transfer.ensembling.weighting:best",
+    },
+)
+
+MERGES = Registry("merge", {"linear": "transfer.ensembling.linear:Linear"})
+
+__all__ = ["MERGES", "WEIGHTINGS", "MergeRule", "Verdict", "guard", "merge", "weigh"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "MergeRule": "rule",
+        "Verdict": "verdict",
+        "guard": "guarding",
+        "merge": "merging",
+        "weigh": "weighting",
+    },
+)
