@@ -36,8 +36,9 @@ def store_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
         return zoo.get(module.id)
     encoded = backbone.encode(task.train, task.fields)
     own = module_signature(backbone, encoded, method, {n: t.float() for n, t in tensors.items()}, start)
-    signature = task_signature(backbone, task).merge(own)
-    return zoo.add(Module.new(card, tensors, signature))
+    siblings = zoo.find(task=task.name, fingerprint=backbone.fingerprint)
+    known = next((part for module in siblings if (part := module.signature.task_part())), None)
+    return zoo.add(Module.new(card, tensors, (known or task_signature(backbone, task)).merge(own)))
 
 
 def _card(record: Record, task: Task, backbone: Backbone, start: str) -> Card:
