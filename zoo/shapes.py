@@ -7,29 +7,36 @@ from typing import Any
 
 from zoo.errors import CardError, TensorError
 
-# A dimension is a number, or a letter: free, but the same wherever it stands at one place.
-Shape = tuple[int | str, ...]
+
+class Free(str):
+    """A dimension that the settings leave open; the same wherever its name stands at one place."""
+
+    __slots__ = ()
+
+
+IN, OUT, WIDTH = Free("in"), Free("out"), Free("width")
+Shape = tuple[int | Free, ...]
 Rule = Callable[[Mapping[str, Any], str], dict[str, Shape]]
 
 
 def _lora(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
     ranks = settings.get("ranks") or {}
     rank = ranks[place] if place in ranks else settings["rank"]
-    return {"lora_A": (rank, "in"), "lora_B": ("out", rank)}
+    return {"lora_A": (rank, IN), "lora_B": (OUT, rank)}
 
 
 def _adapter(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
     narrow = settings["bottleneck"]
     return {
-        "adapter_down.weight": (narrow, "width"),
+        "adapter_down.weight": (narrow, WIDTH),
         "adapter_down.bias": (narrow,),
-        "adapter_up.weight": ("width", narrow),
-        "adapter_up.bias": ("width",),
+        "adapter_up.weight": (WIDTH, narrow),
+        "adapter_up.bias": (WIDTH,),
     }
 
 
 def _prefix(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
-    width: int | str = "width"
+    width: int | Free = WIDTH
     if settings.get("heads") is not None and settings.get("head_width") is not None:
         width = settings["heads"] * settings["head_width"]
     return {"prefix_key": (settings["length"], width), "prefix_value": (settings["length"], width)}
@@ -40,7 +47,7 @@ RULES: dict[str, Rule] = {"lora": _lora, "adapter": _adapter, "prefix": _prefix}
 
 
 def expected_shapes(method: str, settings: Mapping[str, Any]) -> dict[str, Shape] | None:
-    """Canonical tensor name -> shape, letters for what the settings leave open; None for a method without a rule.
+    """Canonical tensor name -> shape, names for what the settings leave open; None for a method without a rule.
 
     Raises:
         CardError: a setting that decides shapes is missing or of a wrong type.
@@ -65,7 +72,7 @@ def _rows(rule: Rule, method: str, settings: Mapping[str, Any]) -> list[tuple[st
         except TypeError as error:
             raise CardError(f"a setting of a {method} module is of a wrong type", found=str(error)) from None
         for name, shape in local.items():
-            if any(not isinstance(n, str) and not _is_count(n) for n in shape):
+            if any(not isinstance(n, Free) and not _is_count(n) for n in shape):
                 raise CardError(f"the settings of a {method} module give {place}.{name} the shape {shape}")
             rows.append((place, name, shape))
     return rows
@@ -115,14 +122,14 @@ def check_shapes(method: str, settings: Mapping[str, Any], shapes: Mapping[str, 
     bound: dict[tuple[str, str], int] = {}
     for place, name, wanted in rows:
         shape = tuple(shapes[f"{place}.{name}"])
-        known = tuple(bound.get((place, want), want) if isinstance(want, str) else want for want in wanted)
+        known = tuple(bound.get((place, want), want) if isinstance(want, Free) else want for want in wanted)
         if len(shape) != len(known) or not all(map(_agrees, shape, known)):
             raise TensorError(f"{place}.{name} has the shape {shape}", found=f"the card's settings say {known}")
-        bound |= {(place, want): n for n, want in zip(shape, wanted, strict=True) if isinstance(want, str)}
+        bound |= {(place, want): n for n, want in zip(shape, wanted, strict=True) if isinstance(want, Free)}
 
 
-def _agrees(n: int, wanted: int | str) -> bool:
-    return n > 0 if isinstance(wanted, str) else n == wanted
+def _agrees(n: int, wanted: int | Free) -> bool:
+    return n > 0 if isinstance(wanted, Free) else n == wanted
 
 
 def _check_names(method: str, settings: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:

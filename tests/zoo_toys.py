@@ -1,0 +1,103 @@
+"""Small modules for the tests of the store, made on the spot; no backbone is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from zoo import Card, Module, Signature
+
+FINGERPRINT = "a" * 64
+PLACES = tuple(f"encoder.layer.{layer}.attention.self" for layer in range(2))
+WIDTH = 16
+
+
+def settings_of(method: str) -> dict[str, Any]:
+    """Settings of a small module, as its card has them."""
+    if method == "lora":
+        places = [f"{place}.{part}" for place in PLACES for part in ("query", "value")]
+        return {"rank": 2, "alpha": 4, "dropout": 0.0, "where": ["attn.q", "attn.v"], "places": places}
+    if method == "adapter":
+        places = [f"encoder.layer.{layer}.output.dense" for layer in range(2)]
+        return {"bottleneck": 2, "activation": "gelu_new", "where": ["ff.w2"], "places": places}
+    if method == "prefix":
+        return {
+            "length": 3,
+            "position_shift": True,
+            "reparameterisation": None,
+            "where": ["attn"],
+            "heads": 4,
+            "head_width": 4,
+            "places": list(PLACES),
+        }
+    return {"places": list(PLACES)}
+
+
+def shapes_of(method: str, settings: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> shape."""
+    locals_: dict[str, dict[str, tuple[int, ...]]] = {
+        "lora": {"lora_A": (2, WIDTH), "lora_B": (WIDTH, 2)},
+        "adapter": {
+            "adapter_down.weight": (2, WIDTH),
+            "adapter_down.bias": (2,),
+            "adapter_up.weight": (WIDTH, 2),
+            "adapter_up.bias": (WIDTH,),
+        },
+        "prefix": {"prefix_key": (3, WIDTH), "prefix_value": (3, WIDTH)},
+    }
+    return {
+        f"{place}.{name}": shape
+        for place in settings["places"]
+        for name, shape in locals_.get(method, {"weight": (WIDTH,)}).items()
+    }
+
+
+def tensors_of(method: str, seed: int = 0, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
+    """Random tensors of a small module."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = shapes_of(method, settings_of(method))
+    return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
+
+
+def card_of(task: str = "boolq", method: str = "lora", **fields: Any) -> Card:
+    """A card with all that is asked for, and what else is given."""
+    chosen = {
+        "task": task,
+        "method": method,
+        "settings": settings_of(method),
+        "backbone": "tiny",
+        "fingerprint": FINGERPRINT,
+        "category": "questions",
+        "license": "cc-by-4.0",
+    }
+    return Card(**{**chosen, **fields})
+
+
+def signature_of(seed: int = 0, width: int = 8, n: int = 5) -> Signature:
+    """Random arrays of all kinds."""
+    random = np.random.default_rng(seed)
+    examples = random.normal(size=(n, width))
+    examples /= np.linalg.norm(examples, axis=1, keepdims=True)
+    return Signature(
+        centroid=examples.mean(axis=0),
+        variance=examples.var(axis=0),
+        examples=examples,
+        weight_sketch=random.normal(size=1024),
+        gradient_sketch=random.normal(size=1024),
+        block_norms=random.random(2),
+    )
+
+
+def module_of(
+    task: str = "boolq",
+    method: str = "lora",
+    seed: int = 0,
+    signature: Signature | None = None,
+    start: bool = False,
+    **fields: Any,
+) -> Module:
+    """A module in memory; `start` gives it the start that all modules of the method share."""
+    shared = tensors_of(method, seed=999) if start else None
+    return Module.new(card_of(task, method, **fields), tensors_of(method, seed), signature, shared)
