@@ -1,0 +1,122 @@
+"""The folder of one tune: what run it holds, its last whole checkpoint, and the best delta so far."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import TrainerState
+
+from transfer.backbones.encoding import Encoded
+from transfer.errors import ConfigError
+
+NOTE = "run.json"
+BEST = "best.safetensors"
+STATE = "trainer_state.json"  # written last of a checkpoint by the Trainer
+
+
+def check_same_run(folder: Path, run: Mapping[str, Any]) -> None:
+    """Leave a note of the run in the folder, or hold the run against the note that is there.
+
+    Raises:
+        ConfigError: the folder belongs to a run with other settings, start or data.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / NOTE
+    mine = json.loads(json.dumps(run, default=str))
+    if not note.exists():
+        part = folder / f".{NOTE}"
+        part.write_text(json.dumps(mine, sort_keys=True, indent=1), encoding="utf-8")
+        os.replace(part, note)
+        return
+    try:
+        theirs = json.loads(note.read_text(encoding="utf-8"))
+    except ValueError:
+        theirs = None
+    if theirs != mine:
+        other = sorted(name for name in mine if not isinstance(theirs, dict) or theirs.get(name) != mine[name])
+        raise ConfigError(
+            f"{folder} holds another run",
+            found=f"it differs in {', '.join(other)}" if other else None,
+            hint=f"another folder, or delete {folder} to begin again",
+        )
+
+
+def last_checkpoint(folder: Path) -> tuple[Path, TrainerState] | None:
+    """The last checkpoint that was written to its end; a kill can leave half of one behind it."""
+    found = {
+        int(path.name.rpartition("-")[2]): path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()
+    }
+    for _, path in sorted(found.items(), reverse=True):
+        try:
+            return path, TrainerState.load_from_json(str(path / STATE))
+        except (OSError, ValueError, TypeError):
+            continue
+    return None
+
+
+def checkpoint_tensors(checkpoint: Path) -> dict[str, Tensor]:
+    """The delta of a checkpoint, by canonical name."""
+    return load_file(checkpoint / "model.safetensors")
+
+
+class Best:
+    """The delta with the lowest dev loss so far; in a file as well when there is a folder for it."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.file = None if folder is None else folder / BEST
+        self.loss = float("inf")
+        self.step = 0
+        self.tensors: dict[str, Tensor] = {}
+
+    def read(self) -> None:
+        """Go on from what a killed run left."""
+        if self.file is None or not self.file.is_file():
+            return
+        with safe_open(self.file, framework="pt") as stored:
+            about = stored.metadata()
+        self.tensors, self.loss, self.step = load_file(self.file), float(about["loss"]), int(about["step"])
+
+    def offer(self, step: int, loss: float, tensors: Mapping[str, Tensor]) -> None:
+        """Keep a copy when the loss is the lowest so far; one that is not a number never is."""
+        if not loss < self.loss:
+            return
+        self.loss, self.step = loss, step
+        self.tensors = copied(tensors)
+        if self.file is not None:
+            part = self.file.with_name(f".{self.file.name}")
+            save_file(self.tensors, part, metadata={"loss": repr(loss), "step": str(step)})
+            os.replace(part, self.file)
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy in fp32 on the CPU that later training does not change."""
+    return {name: value.detach().to("cpu", torch.float32, copy=True).contiguous() for name, value in tensors.items()}
+
+
+def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 of names, shapes and fp32 values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        values = value.detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name} {tuple(values.shape)}\n".encode())
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def digest_of_rows(rows: Sequence[Encoded] | None) -> str | None:
+    """sha256 of encoded examples, in order."""
+    if rows is None:
+        return None
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr((row.input, row.choices, row.label)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,152 @@
+"""The Trainer of transformers, made to know encoded examples and the dev loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from transfer.backbones.backbone import Backbone
+from transfer.backbones.encoding import Encoded
+from transfer.training.measuring import measure
+from transfer.training.run_folder import Best
+from transfer.training.sampling import LengthBatches
+from transfer.training.settings import TuneSettings
+
+SAVE_EVERY = 25  # steps between checkpoints at most: what a kill can cost
+
+
+class TuneTrainer(Trainer):
+    """A Trainer over encoded examples: batches by length, measured by `measure`."""
+
+    control: Any
+
+    def __init__(self, *args: Any, dev: Sequence[Encoded] | None, best: Best | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.dev = dev
+        self.best = best
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of about equal lengths."""
+        rows: Any = self.train_dataset
+        batches = LengthBatches([row.length for row in rows], self.args.train_batch_size, self.args.seed)
+        loader: DataLoader[Any] = DataLoader(rows, batch_sampler=batches, collate_fn=self.data_collator)
+        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # type: ignore[override]
+        """Measure dev, and remember the delta if it is the best so far."""
+        assert self.dev is not None
+        backbone: Any = self.model
+        found = measure(backbone, self.dev)
+        metrics = {"eval_loss": found.loss, "eval_accuracy": found.accuracy}
+        if self.best is not None:
+            self.best.offer(self.state.global_step, found.loss, backbone.state_dict())
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def make_trainer(
+    backbone: Backbone,
+    learning_rate: float,
+    train: Sequence[Encoded],
+    dev: Sequence[Encoded] | None,
+    settings: TuneSettings,
+    folder: Path,
+    *,
+    best: Best | None,
+    checkpoints: bool,
+    fresh: bool,
+    report: Callable[[int], None],
+) -> TuneTrainer:
+    """A Trainer for one tune. `fresh` is False for a run that goes on: its first measurement was made already."""
+    every = min(settings.eval_every or settings.steps, settings.steps)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        weight_decay=settings.weight_decay,
+        seed=settings.seed,
+        eval_strategy="no" if dev is None else "steps",
+        eval_steps=every,
+        eval_on_start=dev is not None and fresh,
+        save_strategy="steps" if checkpoints else "no",
+        save_steps=min(every, SAVE_EVERY),
+        save_total_limit=1,
+        label_names=["labels"],
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+        logging_strategy="no",
+        use_cpu=backbone.device.type == "cpu",
+        dataloader_pin_memory=False,
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # else the Trainer splits every batch over all cards, and the batch size changes
+    trainer = TuneTrainer(
+        model=backbone,
+        args=arguments,
+        train_dataset=list(train),  # type: ignore[arg-type]
+        # The Trainer asks for one when it is to evaluate; `evaluate` above reads `dev`.
+        eval_dataset=list(dev) if dev is not None else None,  # type: ignore[arg-type]
+        data_collator=lambda rows: backbone.collate(rows, train=True),
+        dev=dev,
+        best=best,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Progress(report))
+    if settings.patience is not None and dev is not None:
+        trainer.add_callback(_Patience(settings.patience))
+    return trainer
+
+
+class _Progress(TrainerCallback):
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self.report = report
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.report(state.global_step)
+
+
+class _Patience(TrainerCallback):
+    """Stops by the whole history of dev losses, step 0 among them; so a run that goes on stops where it would have.
+
+    The EarlyStoppingCallback of transformers forgets its count when a run goes on, and leaves step 0 out.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if out_of_patience(history_of(state), self.patience):
+            control.should_training_stop = True
+        return control
+
+
+def history_of(state: Any) -> list[dict[str, float]]:
+    """{"step", "loss", "accuracy"} of each measurement on dev."""
+    return [
+        {"step": row["step"], "loss": row["eval_loss"], "accuracy": row["eval_accuracy"]}
+        for row in state.log_history
+        if "eval_loss" in row
+    ]
+
+
+def best_row(history: Sequence[dict[str, float]]) -> int:
+    """Place of the first row with the lowest loss; losses that are not numbers do not count, and 0 if none is one."""
+    best = 0
+    for place, row in enumerate(history):
+        if row["loss"] < history[best]["loss"] or history[best]["loss"] != history[best]["loss"]:
+            best = place
+    return best
+
+
+def out_of_patience(history: Sequence[dict[str, float]], patience: int | None) -> bool:
+    """True when the last `patience` measurements were no better than the best before them."""
+    return patience is not None and bool(history) and len(history) - 1 - best_row(history) >= patience
