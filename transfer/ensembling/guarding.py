@@ -1,0 +1,83 @@
+"""guard: a short tune from an initialization and one from scratch, compared on the target's dev examples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from transfer.backbones.backbone import Backbone
+from transfer.backbones.encoding import Encoded
+from transfer.deltas.method import DeltaMethod
+from transfer.ensembling.verdict import Verdict, compare
+from transfer.training.measuring import Measured, measure
+from transfer.training.settings import TuneSettings
+from transfer.training.tuning import Tuned, tune
+
+STEPS = 20
+BATCH_SIZE = 16
+
+
+def guard(
+    backbone: Backbone,
+    method: DeltaMethod,
+    train: Sequence[Encoded],
+    dev: Sequence[Encoded],
+    *,
+    start: Mapping[str, Tensor],
+    scratch: Mapping[str, Tensor],
+    scratch_tune: Tuned | None = None,
+    steps: int = STEPS,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    licences: Sequence[str] = (),
+) -> Verdict:
+    """Say whether an initialization helps: whether the dev loss after a short tune is surely lower than from scratch.
+
+    Both tunes see the same examples in the same order, at the method's own learning rate, and the last step counts.
+    "Surely" is a paired t interval (90%) over dev examples; it does not cover what other draws of training examples
+    would give.
+
+    Args:
+        backbone: Left as it was found.
+        method: Of the delta.
+        train: Encoded training examples of the target.
+        dev: Encoded dev examples; without any nothing is tuned and the verdict is "unclear".
+        start: The initialization, by canonical name.
+        scratch: The shared start.
+        scratch_tune: The tune from `scratch`, if it was made already: then its settings are used for both.
+        steps, batch_size, seed: Of both tunes.
+        licences: Of the merged sources; the verdict names them.
+    Raises:
+        DataError: there are no training examples.
+        ConfigError: a setting is outside its range, or a tune diverged.
+    """
+    begun = time.perf_counter()
+    settings = TuneSettings(steps=steps, batch_size=batch_size, seed=seed)
+    if scratch_tune is not None:
+        settings = scratch_tune.settings
+    if not dev:
+        return Verdict(outcome="unclear", steps=settings.steps, n_dev=0, licences=tuple(licences))
+    if scratch_tune is None:
+        scratch_tune = tune(
+            backbone, method, train, tensors=scratch, settings=settings, description="tuning from scratch"
+        )
+    tuned = tune(
+        backbone, method, train, tensors=start, settings=settings, description="tuning from the initialization"
+    )
+    ours, theirs = (_measured(backbone, method, found, dev) for found in (tuned, scratch_tune))
+    return Verdict(
+        **compare(ours.losses, theirs.losses),
+        steps=settings.steps,
+        n_dev=len(dev),
+        losses={"initialization": ours.loss, "scratch": theirs.loss},
+        accuracies={"initialization": ours.accuracy, "scratch": theirs.accuracy},
+        licences=tuple(licences),
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def _measured(backbone: Backbone, method: DeltaMethod, tuned: Tuned, dev: Sequence[Encoded]) -> Measured:
+    with backbone.use(method, tuned.tensors):
+        return measure(backbone, dev)

@@ -1,0 +1,108 @@
+"""Verdict: whether an initialization helps, as a paired comparison of losses on dev says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+CONFIDENCE = 0.90  # of the interval; one bound of it is a one-sided 95%
+
+Outcome = Literal["helps", "hurts", "unclear"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a short tune from an initialization and one from scratch say of the initialization.
+
+    Args:
+        outcome: "helps" or "hurts" when the interval lies on one side of 0, else "unclear".
+        difference: Mean over dev examples of the loss after tuning from the initialization, minus that after tuning
+            from scratch: below 0 helps. None without dev examples.
+        interval: Of the difference, 90%, paired; None with fewer than two dev examples.
+        steps: Of each tune.
+        n_dev: Dev examples compared.
+        losses: Mean dev loss after each tune: {"initialization": ..., "scratch": ...}.
+        accuracies: The same for dev accuracy.
+        licences: Of the sources that were merged.
+        seconds: Both tunes, as far as they were made here, and the comparison.
+    """
+
+    outcome: Outcome
+    steps: int
+    n_dev: int
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    losses: Mapping[str, float] | None = None
+    accuracies: Mapping[str, float] | None = None
+    licences: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """One paragraph for the user."""
+        said = f"{_MEANS[self.outcome]} after {self.steps} steps: {self._evidence()}"
+        if self.outcome == "hurts":
+            said += "; scratch is kept in its place"
+        if self.licences and self.outcome != "hurts":
+            said += f"; merged from sources under {', '.join(self.licences)}"
+        return said
+
+    def _evidence(self) -> str:
+        if self.difference is None or self.losses is None:
+            return "no dev examples to compare on"
+        ours, theirs = self.losses["initialization"], self.losses["scratch"]
+        told = f"dev loss {ours:.3f} from here, {theirs:.3f} from scratch (difference {self.difference:+.3f}"
+        if self.interval is None:
+            return f"{told}, one dev example: no interval)"
+        low, high = self.interval
+        return f"{told}, 90% interval {low:+.3f} to {high:+.3f}, {self.n_dev} dev examples)"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON, the text included."""
+        found = asdict(self)
+        found["interval"] = None if self.interval is None else list(self.interval)
+        found["licences"] = list(self.licences)
+        return {**found, "text": self.text}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Verdict:
+        """The way back."""
+        known = {name: value for name, value in fields.items() if name != "text"}
+        interval = known.get("interval")
+        known["interval"] = None if interval is None else (interval[0], interval[1])
+        known["licences"] = tuple(known.get("licences", ()))
+        return cls(**known)
+
+
+_MEANS = {"helps": "it helps", "hurts": "it hurts", "unclear": "unclear whether it helps"}
+
+
+def compare(ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    """Paired comparison of per-example losses: what a `Verdict` says of outcome, difference and interval.
+
+    Args:
+        ours: (n,) losses from the initialization.
+        theirs: (n,) losses from scratch, of the same examples in the same order.
+
+    >>> compare([0.1, 0.2, 0.1, 0.2], [0.5, 0.7, 0.5, 0.7])["outcome"]
+    'helps'
+    >>> compare([0.1], [0.5])["outcome"], compare([], [])["outcome"]
+    ('unclear', 'unclear')
+    """
+    from scipy import stats  # type: ignore[import-untyped]
+
+    paired = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
+    if not len(paired):
+        return {"outcome": "unclear", "difference": None, "interval": None}
+    mean = float(paired.mean())
+    if len(paired) == 1:
+        return {"outcome": "unclear", "difference": mean, "interval": None}
+    error = float(paired.std(ddof=1)) / math.sqrt(len(paired))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(paired) - 1)) * error
+    low, high = mean - half, mean + half
+    outcome = "helps" if high < 0 else "hurts" if low > 0 else "unclear"
+    return {"outcome": outcome, "difference": mean, "interval": (low, high)}

@@ -1,0 +1,221 @@
+"""Initialization: the delta that training on a target starts from, with its recipe and its verdict."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from transfer.backbones.backbone import Backbone
+from transfer.deltas import METHODS
+from transfer.deltas.attached import Attached
+from transfer.deltas.delta import Delta
+from transfer.ensembling.verdict import Verdict
+from transfer.errors import ConfigError
+from transfer.folders import whole_folder
+from zoo.errors import FingerprintError, FormatError
+from zoo.files import check_file_hash, sha256, sync
+from zoo.formats import detect, format_for
+from zoo.shapes import check_shapes
+
+RECIPE = "recipe.json"
+SCHEMA = 1  # of the recipes written now
+
+# What a folder of `save` may hold; a folder with anything else in it is not replaced.
+FILES = (RECIPE, "adapter_config.json", "adapter_model.safetensors", "delta_config.json", "delta.safetensors")
+
+# for_model -> PEFT's name for the task: with it PEFT trains the task head along.
+MODELS = {"sequence-classification": "SEQ_CLS"}
+
+
+@dataclass(frozen=True, eq=False)
+class Initialization:
+    """What `initialize` gives.
+
+    Args:
+        delta: What training starts from. Where the verdict is "hurts" this is scratch, the shared start.
+        recipe: How it came to be, plain JSON: modules, weights, scores, estimator, settings, seeds, versions, the
+            backbone's fingerprint, the target, licences, seconds.
+        verdict: What the guard says; None when it was not asked.
+    """
+
+    delta: Delta = field(repr=False)
+    recipe: dict[str, Any] = field(repr=False)
+    verdict: Verdict | None = None
+
+    @property
+    def name(self) -> str:
+        """In a few words, as the provenance of what is tuned from it has it."""
+        target = self.recipe["target"]["name"]
+        if self.recipe["handed_over"] == "scratch":
+            return f"scratch, since the initialization for {target} hurts"
+        return f"initialization for {target} from {len(self.recipe['modules'])} modules by {self.recipe['estimator']}"
+
+    def check_fits(self, fingerprint: str, backbone_name: str, force: bool = False) -> None:
+        """Refuse a backbone that it was not made for, unless `force`.
+
+        Raises:
+            FingerprintError: the fingerprints differ.
+        """
+        if force or fingerprint == self.recipe["fingerprint"]:
+            return
+        raise FingerprintError(
+            f"{self.name} was not made for the backbone {backbone_name!r}",
+            found=f"it was made for {self.recipe['backbone']!r} with fingerprint {self.recipe['fingerprint'][:8]}, "
+            f"this one has {fingerprint[:8]}",
+            hint="load the backbone it was made for, or use --force if you know that the weights agree",
+        )
+
+    def attach(self, backbone: Backbone, force: bool = False) -> Attached:
+        """Put it on the backbone, ready to train; it replaces what is attached there.
+
+        Args:
+            backbone: The one it was made for.
+            force: Take another one all the same.
+        Raises:
+            FingerprintError: it is another one.
+            DeltaError: the tensors do not fit.
+        """
+        self.check_fits(backbone.fingerprint, backbone.name, force)
+        return backbone.attach(self.delta)
+
+    def save(self, folder: Path | str, for_model: str | None = None) -> Path:
+        """Write the folder, whole or not at all. An initialization that is there is replaced, nothing else.
+
+        LoRA and prefix (where PEFT has it) are PEFT checkpoints: `PeftModel.from_pretrained(model, folder)` loads
+        them, a LoRA with `is_trainable=True`. Other deltas are `delta_config.json` and `delta.safetensors`.
+
+        Args:
+            folder: Gets the checkpoint and `recipe.json`.
+            for_model: "sequence-classification" writes the names that a task class such as
+                `BertForSequenceClassification` has, with its base model's name in front; PEFT then trains the task
+                head along. None writes those of the bare backbone. `load` reads both.
+        Raises:
+            ConfigError: `for_model` is not known, or the folder holds something else.
+            FormatError: `for_model` is given and PEFT cannot hold the delta.
+        """
+        if for_model is not None and for_model not in MODELS:
+            raise ConfigError(f"no kind of model named {for_model!r}", found=", ".join(MODELS))
+        folder = Path(folder)
+        recipe, method = self.recipe, self.delta.method.method
+        front = recipe["base_model_prefix"] if for_model is not None else ""
+        tensors = {f"{front}{name}": tensor for name, tensor in self.delta.tensors.items()}
+        settings = _moved(self.delta.settings, front)
+        format_ = format_for(method, settings, tensors)
+        if for_model is not None and "peft" not in format_.__name__:
+            raise FormatError(
+                f"this {method} delta cannot be a checkpoint for {for_model}: PEFT does not hold it",
+                hint="save it without for_model, and use it with load and attach",
+            )
+        with whole_folder(folder, FILES, RECIPE) as part:
+            names = format_.write(part, method, settings, tensors, recipe["backbone"], recipe["kind"])
+            if for_model is not None:
+                _change_config(part / "adapter_config.json", task_type=MODELS[for_model])
+            files = {name: sha256(part / name) for name in names}
+            own = {"for_model": for_model, "front": front, "files": files}
+            text = json.dumps({**recipe, "saved": own}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+            (part / RECIPE).write_text(text, encoding="utf-8")
+            for name in (*names, RECIPE):
+                sync(part / name)
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Initialization:
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigError: there is no recipe, or it is damaged or of a newer version.
+            ChecksumError: a file is not the one that was saved.
+            TensorError: the tensors are not finite, or not those of the settings.
+        """
+        folder = Path(folder)
+        recipe = _read_recipe(folder)
+        saved = recipe.pop("saved")
+        for name, known in saved["files"].items():
+            if name not in FILES:
+                raise ConfigError(f"the recipe in {folder} names the file {name!r}", found=", ".join(FILES))
+            check_file_hash(folder / name, known)
+        method, settings, front = recipe["method"], recipe["settings"], saved["front"]
+        stored = detect(folder).open_tensors(folder, method, _moved(settings, front), torch.float32)
+        tensors = {name.removeprefix(front): stored[name].clone() for name in stored}
+        check_shapes(method, settings, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        verdict = recipe["verdict"]
+        return cls(
+            Delta(METHODS.get(method).from_settings(settings), tensors, settings),
+            recipe,
+            None if verdict is None else Verdict.from_dict(verdict),
+        )
+
+
+def base_model_prefix(model: Any) -> str:
+    """What a task class puts before the names of this model: "bert." for a BertModel, "" where it is there already.
+
+    A language model holds its base model under that name; its task classes have the same names as itself.
+    """
+    name = getattr(model, "base_model_prefix", "")
+    return "" if not name or hasattr(model, name) else f"{name}."
+
+
+def _moved(settings: Mapping[str, Any], front: str) -> dict[str, Any]:
+    """Settings with another front on every place."""
+    moved = dict(settings)
+    if front:
+        moved["places"] = [f"{front}{place}" for place in settings["places"]]
+        for name in ("ranks", "alphas"):
+            if name in moved:
+                moved[name] = {f"{front}{place}": value for place, value in moved[name].items()}
+    return moved
+
+
+def _change_config(path: Path, **changes: Any) -> None:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, **changes}, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_recipe(folder: Path) -> dict[str, Any]:
+    path = folder / RECIPE
+    if not path.is_file():
+        there = sorted(os.listdir(folder))[:5] if folder.is_dir() else []
+        raise ConfigError(
+            f"no initialization in {folder}",
+            found=", ".join(there) or None,
+            hint="a folder that transfer init wrote: it holds recipe.json",
+        )
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read", found=str(error)) from None
+    schema = recipe.get("schema") if isinstance(recipe, dict) else None
+    if not isinstance(schema, int) or schema < 1:
+        raise ConfigError(f"{path} is not a recipe", found=f"schema {schema!r}")
+    if schema > SCHEMA:
+        raise ConfigError(
+            f"{path} has schema {schema}, this version reads up to {SCHEMA}", hint="pip install -U transfer-zoo"
+        )
+    missing = [name for name in _NEEDED if name not in recipe]
+    if missing or not isinstance(recipe["saved"], dict) or not {"files", "front"} <= recipe["saved"].keys():
+        raise ConfigError(f"{path} is damaged", found=f"it lacks {missing[0] if missing else 'the files'}")
+    return recipe
+
+
+_NEEDED = (
+    "saved",
+    "target",
+    "method",
+    "settings",
+    "backbone",
+    "fingerprint",
+    "kind",
+    "base_model_prefix",
+    "modules",
+    "weights",
+    "scores",
+    "estimator",
+    "handed_over",
+    "verdict",
+)

@@ -1,0 +1,331 @@
+"""The main job: from a target task and a zoo to an initialization that says of itself whether it helps."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transfer.backbones import load_backbone
+from transfer.backbones.backbone import Backbone
+from transfer.deltas import METHODS
+from transfer.deltas.delta import Delta
+from transfer.deltas.method import DeltaMethod
+from transfer.ensembling import MERGES
+from transfer.ensembling.compatible import IDLE, acting_settings, largest_group
+from transfer.ensembling.guarding import guard as judge
+from transfer.ensembling.merging import merge as merge_modules
+from transfer.ensembling.verdict import Verdict
+from transfer.ensembling.weighting import check_settings, weigh
+from transfer.errors import ConfigError, SourceError
+from transfer.finetuning import versions
+from transfer.initialization import SCHEMA, Initialization, base_model_prefix
+from transfer.relatives import Relatives, find_relatives
+from transfer.similarity import ESTIMATORS
+from transfer.similarity.scores import Scores
+from transfer.similarity.scoring import score
+from transfer.similarity.sources import find_sources
+from transfer.similarity.target import Target
+from transfer.tasks import Task, load_task
+from zoo import Module, Zoo, ZooView
+from zoo.card import now
+from zoo.reading import ReadableZoo
+
+logger = logging.getLogger(__name__)
+
+NO_WEIGHT = 1e-6  # a module that weighs no more leaves no trace in the result
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """How an initialization is made. The command line, a script and a test all build this same object."""
+
+    method: str | DeltaMethod = "lora"
+    estimator: str = "gradient:first-order"
+    temperature: float = 0.5  # over standardised scores; near 0 keeps only the closest source
+    top_k: int | None = None  # source modules kept; None keeps all
+    how: str = "softmax"  # from scores to weights: softmax, uniform, best
+    merge: str = "linear"
+    exclude: tuple[str, ...] | None = None  # task names and ids left out; None leaves out the target's own task
+    examples: int | None = 64  # labelled target examples in all, for a target given by name; None takes all
+    guard: bool = True
+    guard_steps: int = 20
+    batch_size: int = 16
+    seed: int = 0  # of data order, of short tunes and of drawing examples
+    force: bool = False  # take modules of other backbones
+
+    def __post_init__(self) -> None:
+        if isinstance(self.method, str):
+            METHODS.resolve(self.method)
+        ESTIMATORS.resolve(self.estimator)
+        MERGES.resolve(self.merge)
+        check_settings(self.how, self.temperature, self.top_k)
+        for name in ("examples", "guard_steps", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+
+    @property
+    def method_name(self) -> str:
+        """The method's name alone."""
+        return self.method if isinstance(self.method, str) else self.method.method
+
+
+def initialize(
+    target: Task | str | Path,
+    zoo: ReadableZoo | Iterable[Module] | str | Path | None = None,
+    backbone: Backbone | str | None = None,
+    method: str | DeltaMethod = "lora",
+    *,
+    estimator: str = "gradient:first-order",
+    temperature: float = 0.5,
+    top_k: int | None = None,
+    how: str = "softmax",
+    merge: str = "linear",
+    exclude: str | Iterable[str] | None = None,
+    examples: int | None = 64,
+    guard: bool = True,
+    guard_steps: int = 20,
+    batch_size: int = 16,
+    seed: int = 0,
+    force: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Initialization:
+    """Score the modules of a zoo against a target, weight and merge them, and judge the result.
+
+    Args:
+        target: A task, or a name or path that `load_task` knows.
+        zoo: Where the source modules are: a `Zoo`, its folder, or modules. None is the user's zoo and the starter zoo.
+        backbone: What the modules were trained on; a name is loaded, None is the embedded one.
+        method: Of the modules: a name, or a method with settings, then only modules with these are taken.
+        estimator: "family:variant", or a family alone for its default variant.
+        temperature: Of the softmax over standardised scores, above 0.
+        top_k: Source modules kept; None keeps all.
+        how: "softmax", "uniform" or "best".
+        merge: Rule by which modules are merged.
+        exclude: Task names and module ids that are left out; None leaves out the target's own task.
+        examples: Labelled examples in all, for a target given by name; None takes all there are.
+        guard: Tune a few steps from the result and from scratch and compare; where it hurts, scratch is handed over.
+        guard_steps: Of these tunes.
+        batch_size: Examples a step.
+        seed: Of data order, of short tunes and of drawing examples.
+        force: Take modules of other backbones, too.
+        say: Called with each line that the user should read while it works; None logs them as warnings.
+    Returns:
+        The initialization with its recipe and its verdict; the backbone is left as it was found.
+    Raises:
+        ConfigError, UnknownNameError: a setting is outside its range or a name is not known.
+        SourceError: no module fits, or one lacks what the estimator needs; says how to make some.
+        DataError: the target's data cannot be used.
+    """
+    config = InitConfig(
+        method=method,
+        estimator=estimator,
+        temperature=temperature,
+        top_k=top_k,
+        how=how,
+        merge=merge,
+        exclude=None if exclude is None else (exclude,) if isinstance(exclude, str) else tuple(exclude),
+        examples=examples,
+        guard=guard,
+        guard_steps=guard_steps,
+        batch_size=batch_size,
+        seed=seed,
+        force=force,
+    )
+    clock = _Clock()
+    task = target if isinstance(target, Task) else load_task(str(target), examples=config.examples, seed=config.seed)
+    loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone or "embedded")
+    clock.lap("load")
+    return _Job(config, task, loaded, _opened(zoo), say or logger.warning, clock).run()
+
+
+def _opened(zoo: ReadableZoo | Iterable[Module] | str | Path | None) -> ReadableZoo | Iterable[Module]:
+    if zoo is None:
+        return ZooView([Zoo.default(), Zoo.starter()])
+    return Zoo(zoo) if isinstance(zoo, str | Path) else zoo
+
+
+@dataclass
+class _Clock:
+    """Seconds of each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    begun: float = field(default_factory=time.perf_counter)
+
+    def lap(self, stage: str) -> None:
+        now_ = time.perf_counter()
+        self.seconds[stage] = round(now_ - self.begun, 3)
+        self.begun = now_
+
+
+class _Job:
+    """One call of `initialize`, stage by stage."""
+
+    def __init__(
+        self,
+        config: InitConfig,
+        task: Task,
+        backbone: Backbone,
+        zoo: ReadableZoo | Iterable[Module],
+        say: Callable[[str], None],
+        clock: _Clock,
+    ) -> None:
+        self.config, self.task, self.backbone, self.zoo, self.clock = config, task, backbone, zoo, clock
+        self.exclude = (task.name,) if config.exclude is None else config.exclude
+        self.notes: list[str] = []
+        self._say = say
+
+    def run(self) -> Initialization:
+        config, clock = self.config, self.clock
+        modules = self._sources()
+        target = Target.for_modules(self.task, self.backbone, modules, config.method, config.seed)
+        clock.lap("sources")
+        relatives = find_relatives(target, modules)
+        if relatives.note is not None:
+            self._note(relatives.note)
+        clock.lap("relatives")
+        # The modules were chosen above, so nothing is left to be excluded.
+        scores = score(target, modules, self.backbone, config.method_name, config.estimator, force=config.force)
+        clock.lap("score")
+        weights = weigh(scores, config.how, config.temperature, config.top_k)
+        merged = [module for module in modules if weights[module.id] > NO_WEIGHT]
+        licences = tuple(sorted({module.card.license for module in merged}))
+        delta = merge_modules(modules, weights, config.merge)
+        clock.lap("merge")
+        verdict = self._judged(target, delta, licences) if config.guard else None
+        hurts = verdict is not None and verdict.outcome == "hurts"
+        if hurts:
+            delta = Delta(target.method, dict(target.start), target.method.settings(self.backbone.model))
+        clock.lap("guard")
+        recipe = self._recipe(target, delta, modules, merged, scores, weights, relatives, verdict)
+        recipe["licences"] = [] if hurts else list(licences)
+        return Initialization(delta, recipe, verdict)
+
+    def _sources(self) -> list[Module]:
+        """Modules that fit the backbone and can be merged with each other."""
+        config = self.config
+        modules = find_sources(self.zoo, self.backbone, config.method, self.exclude, config.force)
+        if isinstance(config.method, DeltaMethod):
+            modules = _with_settings(modules, config.method)
+        if MERGES.get(config.merge).mixes:
+            return modules
+        kept, rest = largest_group(modules)
+        if rest:
+            names = ", ".join(module.id for module in rest[:3])
+            self._note(
+                f"{len(rest)} of {len(modules)} modules are left out, since {config.merge!r} cannot merge them with "
+                f"the rest (other settings or another start): {names}{', ...' if len(rest) > 3 else ''}"
+            )
+        return kept
+
+    def _judged(self, target: Target, delta: Delta, licences: Sequence[str]) -> Verdict:
+        config = self.config
+        dev = self.backbone.encode(self.task.dev, self.task.fields) if len(self.task.dev) else []
+        return judge(
+            self.backbone,
+            target.method,
+            target.encoded,
+            dev,
+            start=delta.tensors,
+            scratch=target.start,
+            scratch_tune=target.scratch_tune(config.guard_steps, config.batch_size) if dev else None,
+            steps=config.guard_steps,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            licences=licences,
+        )
+
+    def _note(self, line: str) -> None:
+        self.notes.append(line)
+        self._say(line)
+
+    def _recipe(
+        self,
+        target: Target,
+        delta: Delta,
+        modules: Sequence[Module],
+        merged: Sequence[Module],
+        scores: Scores,
+        weights: dict[str, float],
+        relatives: Relatives,
+        verdict: Verdict | None,
+    ) -> dict[str, Any]:
+        config, task, backbone = self.config, self.task, self.backbone
+        hurts = verdict is not None and verdict.outcome == "hurts"
+        starts = [module.card.start for module in modules if module.card.start is not None]
+        return {
+            "schema": SCHEMA,
+            "created": now(),
+            "target": described(task),
+            "method": delta.method.method,
+            "settings": dict(delta.settings),
+            "backbone": backbone.name,
+            "fingerprint": backbone.fingerprint,
+            "kind": backbone.kind,
+            "max_length": backbone.max_length,
+            "base_model_prefix": base_model_prefix(backbone.model),
+            "handed_over": "scratch" if hurts else "merged",
+            "modules": [_source(module) for module in merged],
+            "weights": weights,
+            "scores": scores.as_dict(),
+            "estimator": scores.estimator,
+            "temperature": config.temperature,
+            "top_k": config.top_k,
+            "how": config.how,
+            "merge": config.merge,
+            "exclude": list(self.exclude),
+            "start": starts[0] if starts else None,
+            "seeds": {"run": config.seed, "examples": task.seed},
+            "guard": {"steps": config.guard_steps, "batch_size": config.batch_size} if config.guard else None,
+            "verdict": None if verdict is None else verdict.as_dict(),
+            "relatives": relatives.as_dict(),
+            "notes": list(self.notes),
+            "seconds": dict(self.clock.seconds),
+            "versions": versions(),
+        }
+
+
+def _with_settings(modules: Sequence[Module], method: DeltaMethod) -> list[Module]:
+    """Modules whose settings act as those of `method`; SourceError if there are none."""
+    wanted = {name: value for name, value in method.settings().items() if name not in IDLE}
+    found = [m for m in modules if {k: v for k, v in acting_settings(m).items() if k not in IDLE} == wanted]
+    if found:
+        return found
+    raise SourceError(
+        f"no {method.method!r} module has the settings {wanted}",
+        found=f"{len(modules)} modules with others, {modules[0].id} for example",
+        hint=f"method={method.method!r} takes the settings that most modules have",
+    )
+
+
+def _source(module: Module) -> dict[str, Any]:
+    """What a recipe says of a merged module."""
+    card = module.card
+    return {
+        "id": module.id,
+        "task": card.task,
+        "category": card.category,
+        "license": card.license,
+        "data": card.data.get("source"),
+    }
+
+
+def described(task: Task) -> dict[str, Any]:
+    """What a recipe says of the target."""
+    return {
+        "name": task.name,
+        "kind": task.kind,
+        "category": task.category,
+        "source": task.source,
+        "origin": task.origin,
+        "license": task.license,
+        "examples": task.examples,
+        "sizes": task.sizes,
+        "fields": list(task.fields),
+        "choices": task.labels,
+        "fingerprint": task.fingerprint,
+    }
