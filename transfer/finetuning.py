@@ -24,6 +24,7 @@ from zoo import Card, Module
 
 if TYPE_CHECKING:
     from transfer.initialization import Initialization
+    from transfer.resolving import Start
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Finetuned:
 def finetune(
     target: Task | str,
     backbone: Backbone | None = None,
-    start: Initialization | Delta | Module | None = None,
+    start: Initialization | Delta | Module | Start | None = None,
     *,
     method: str | DeltaMethod = "lora",
     examples: int | None = None,

@@ -29,8 +29,7 @@ SCHEMA = 1  # of the recipes written now
 # What a folder of `save` may hold; a folder with anything else in it is not replaced.
 FILES = (RECIPE, "adapter_config.json", "adapter_model.safetensors", "delta_config.json", "delta.safetensors")
 
-# for_model -> PEFT's name for the task: with it PEFT trains the task head along.
-MODELS = {"sequence-classification": "SEQ_CLS"}
+MODELS = ("sequence-classification",)  # kinds of model, beside the bare backbone, that a folder can be written for
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +92,10 @@ class Initialization:
         Args:
             folder: Gets the checkpoint and `recipe.json`.
             for_model: "sequence-classification" writes the names that a task class such as
-                `BertForSequenceClassification` has, with its base model's name in front; PEFT then trains the task
-                head along. None writes those of the bare backbone. `load` reads both.
+                `BertForSequenceClassification` has, with its base model's name in front: without them PEFT would leave
+                the model as it is, with no more than a warning. The head is new and frozen by PEFT:
+                `model.base_model.classifier.requires_grad_(True)` trains it along. None writes the names of the bare
+                backbone. `load` reads both.
         Raises:
             ConfigError: `for_model` is not known, or the folder holds something else.
             FormatError: `for_model` is given and PEFT cannot hold the delta.
@@ -114,8 +115,6 @@ class Initialization:
             )
         with whole_folder(folder, FILES, RECIPE) as part:
             names = format_.write(part, method, settings, tensors, recipe["backbone"], recipe["kind"])
-            if for_model is not None:
-                _change_config(part / "adapter_config.json", task_type=MODELS[for_model])
             files = {name: sha256(part / name) for name in names}
             own = {"for_model": for_model, "front": front, "files": files}
             text = json.dumps({**recipe, "saved": own}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
@@ -170,11 +169,6 @@ def _moved(settings: Mapping[str, Any], front: str) -> dict[str, Any]:
             if name in moved:
                 moved[name] = {f"{front}{place}": value for place, value in moved[name].items()}
     return moved
-
-
-def _change_config(path: Path, **changes: Any) -> None:
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**config, **changes}, indent=1) + "\n", encoding="utf-8")
 
 
 def _read_recipe(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transfer.backbones.backbone import Backbone
 from transfer.deltas.delta import Delta
 from transfer.errors import DeltaError, UnknownNameError
 from zoo import FingerprintError, Module, UnknownModuleError
@@ -40,16 +39,16 @@ class Start:
     backbone: str
     choices: list[str] | None = None
 
-    def check_fits(self, backbone: Backbone, force: bool = False) -> None:
+    def check_fits(self, fingerprint: str, backbone_name: str, force: bool = False) -> None:
         """Refuse a backbone that it was not made for.
 
         Raises:
             FingerprintError: the fingerprints differ and `force` is False.
         """
-        if not force and self.fingerprint != backbone.fingerprint:
+        if not force and self.fingerprint != fingerprint:
             raise FingerprintError(
-                f"{self.name} was made for another backbone than {backbone.name!r}",
-                found=f"made for {self.backbone!r} ({self.fingerprint[:8]}), this one is {backbone.fingerprint[:8]}",
+                f"{self.name} was made for another backbone than {backbone_name!r}",
+                found=f"made for {self.backbone!r} ({self.fingerprint[:8]}), this one is {fingerprint[:8]}",
                 hint=f"--backbone {self.backbone}",
             )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from transfer.building import work
@@ -16,8 +17,9 @@ from transfer.building.reporting import write_report
 from transfer.building.settings import BuildSettings
 from transfer.building.work import Job
 from transfer.deltas import METHODS
-from transfer.errors import DataError
+from transfer.errors import DataError, TransferError
 from transfer.progress import track
+from transfer.tasks.facts import Facts
 from zoo.errors import ExplainedError
 
 
@@ -40,6 +42,9 @@ def build_zoo(
         say: Called with a line per finished module.
     Raises:
         DataError: no task under `tasks`.
+        BackboneError: the backbone cannot be loaded.
+        ConfigError: `out` holds a build with another backbone or start.
+        TransferError: a worker process was killed; the build goes on where it stopped when called again.
     """
     names, built = _tasks(tasks, only, settings)
     records = Records(out)
@@ -49,14 +54,22 @@ def build_zoo(
     cores = os.cpu_count() or 1
     workers = max(1, workers or cores)
     pool = _pool(settings, out, tasks, workers, max(1, cores // workers))
-    with pool, track("modules", len(jobs)) as progress:
-        progress(len(found))
-        _train(pool, workers, todo, found, built, settings, say, progress)
-        built.records = [found[job] for job in jobs if job in found]
-        kept = choose(built, settings)
-        for future in [pool.submit(work.store, job) for job in kept]:
-            built.kept.append(future.result())
-            say(f"stored {built.kept[-1]}")
+    try:
+        with pool, track("modules", len(jobs)) as progress:
+            pool.submit(work.check).result()
+            progress(len(found))
+            _train(pool, workers, todo, found, built, settings, say, progress)
+            built.records = [found[job] for job in jobs if job in found]
+            kept = choose(built, settings)
+            for future in [pool.submit(work.store, job) for job in kept]:
+                built.kept.append(future.result())
+                say(f"stored {built.kept[-1]}")
+    except BrokenProcessPool as error:
+        raise TransferError(
+            "a worker process of the build ended suddenly",
+            found="often the memory is too small for so many workers",
+            hint="the same command again goes on where it stopped; with --workers 1 it needs least memory",
+        ) from error
     write_report(built, settings, out)
     return built
 
@@ -85,17 +98,22 @@ def choose(built: Built, settings: BuildSettings) -> list[Job]:
 
 def _tasks(folder: Path, only: Sequence[str] | None, settings: BuildSettings) -> tuple[list[str], Built]:
     built = Built()
-    there = sorted(path.parent.name for path in folder.glob("*/task.json"))
+    there = sorted({path.parent.name for pattern in ("*/task.json", "*/train.*") for path in folder.glob(pattern)})
     if not there:
         raise DataError(f"no task folder under {folder}", hint="a folder for each task with train.jsonl and task.json")
     unknown = sorted(set(only or ()) - set(there))
     if unknown:
         raise DataError(f"no task {unknown[0]!r} under {folder}", found=", ".join(there))
     names = []
-    for name in there if only is None else only:
-        facts = json.loads((folder / name / "task.json").read_text(encoding="utf-8"))
-        licence = str(facts.get("license", "unknown"))
-        if settings.commercial and forbids_commercial_use(licence):
+    for name in there if only is None else dict.fromkeys(only):
+        try:
+            licence = Facts.read(folder / name).license or "unknown"
+        except DataError as error:
+            built.left_out[name] = _one_line(error)
+            continue
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
+            built.left_out[name] = "the folder's name has more than small letters, digits and _ . -"
+        elif settings.commercial and forbids_commercial_use(licence):
             built.left_out[name] = f"its licence forbids commercial use: {licence}"
         else:
             names.append(name)
@@ -143,7 +161,7 @@ def _train(
                 found[job] = future.result()
             except ExplainedError as error:
                 # One task with broken data must not end a night of training; the report names it.
-                built.left_out[f"{job.task} {job.method}"] = str(error).replace("\n", "; ")
+                built.left_out[f"{job.task} {job.method}"] = _one_line(error)
                 say(f"{job.task} {job.method}: {error}")
                 continue
             progress(len(found))
@@ -158,9 +176,10 @@ def _rank(job: Job, settings: BuildSettings, found: dict[Job, Record], todo: lis
 
 def _line(record: Record, settings: BuildSettings) -> str:
     reason = record.reason(settings.criterion)
-    test, bare = record.metrics["test"]["accuracy"], record.metrics["untrained_test"]["accuracy"]
     outcome = "kept" if reason is None else f"left out: {reason}"
-    return (
-        f"{record.task} {record.method}: test {test:.3f}, untrained {bare:.3f}, "
-        f"majority {record.metrics['majority_test']['accuracy']:.3f}, {record.seconds:.0f} s; {outcome}"
-    )
+    found = ", ".join(f"{name} {value:.3f}" for name, value in record.on("test").items())
+    return f"{record.task} {record.method}: {record.judged_by} {found}, {record.seconds:.0f} s; {outcome}"
+
+
+def _one_line(error: ExplainedError) -> str:
+    return str(error).replace("\n", "; ")

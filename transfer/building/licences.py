@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 
-_FORBIDS = re.compile(r"\bNC\b|non-?\s?commercial|research (use )?only|no commercial", re.IGNORECASE)
+# The shared source licence of Microsoft Research is for non-commercial purposes, though its name does not say so.
+_FORBIDS = re.compile(
+    r"\bNC\b|non-?\s?commercial|(research|academic)( use| purposes)? only|no commercial"
+    r"|microsoft research shared source",
+    re.IGNORECASE,
+)
 
 
 def forbids_commercial_use(licence: str) -> bool:

@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from transfer.errors import ConfigError
+
 FOLDER = ".build"  # inside the zoo that is being built
+NOTE = "shared.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,7 @@ class Record:
     settings: dict[str, Any]
     fingerprint: str
     metrics: dict[str, dict[str, float]]  # dev, test, untrained_dev, untrained_test, majority_dev, majority_test
-    z: dict[str, float]  # untrained, majority
+    z: dict[str, float]  # untrained, majority; for generation, where no one answer can be guessed, untrained alone
     best_step: int
     steps: int
     learning_rate: float
@@ -51,8 +54,19 @@ class Record:
         if self.z[worst] > criterion:
             return None
         baseline = {"untrained": "the untrained backbone", "majority": "the majority label"}[worst]
-        gain = self.metrics["dev"]["accuracy"] - self.metrics[f"{worst}_dev"]["accuracy"]
-        return f"not clearly better than {baseline} on dev ({gain:+.3f} accuracy, z {self.z[worst]:.2f})"
+        found = self.on("dev")
+        gain = found["module"] - found[worst]
+        return f"not clearly better than {baseline} on dev ({gain:+.3f} {self.judged_by}, z {self.z[worst]:.2f})"
+
+    @property
+    def judged_by(self) -> str:
+        """The metric that decides: accuracy, or loss where there are no choices to be right about."""
+        return "loss" if self.kind == "generation" else "accuracy"
+
+    def on(self, split: str) -> dict[str, float]:
+        """That metric of the module and of each baseline on "dev" or "test"."""
+        names = {"module": split, **{name: f"{name}_{split}" for name in self.z}}
+        return {name: self.metrics[key][self.judged_by] for name, key in names.items()}
 
 
 @dataclass
@@ -69,6 +83,27 @@ class Records:
 
     def __init__(self, zoo: Path) -> None:
         self.folder = zoo / FOLDER
+
+    def check_same_build(self, **about: Any) -> None:
+        """Remember what all records of this folder share, or hold it against what is remembered.
+
+        Raises:
+            ConfigError: it differs, so these modules could not stand beside those.
+        """
+        note = self.folder / NOTE
+        if not note.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(about, sort_keys=True)
+            _replace(note, lambda path: path.write_text(text, encoding="utf-8"))
+            return
+        before = json.loads(note.read_text(encoding="utf-8"))
+        other = [name for name in about if before.get(name) != about[name]]
+        if other:
+            raise ConfigError(
+                f"{self.folder.parent} holds a build with another {other[0].replace('_', ' ')}",
+                found=f"{before.get(other[0])}, now {about[other[0]]}",
+                hint="another --out",
+            )
 
     def get(self, task: str, method: str) -> Record | None:
         """The record, or None when that module was not trained yet."""
@@ -90,7 +125,10 @@ class Records:
         _replace(self.folder / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
 
     def start(self, name: str, make: Any) -> dict[str, torch.Tensor]:
-        """The start kept under `name`; drawn by `make()` the first time and read ever after."""
+        """The start kept under `name`; drawn by `make()` the first time and read ever after.
+
+        Two workers may draw it at once: they draw the same, and whoever comes last replaces it by an equal file.
+        """
         path = self.folder / f"start-{name}.safetensors"
         if not path.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from transfer.building.records import Built
+from transfer.building.records import Built, Record
 from transfer.building.settings import BuildSettings
 
 FILE = "build.json"
@@ -33,15 +33,20 @@ def summarize(built: Built, settings: BuildSettings) -> dict[str, Any]:
                 "method": record.method,
                 "category": record.category,
                 "kept": f"{record.task} {record.method}" not in built.left_out,
-                "test_accuracy": round(record.metrics["test"]["accuracy"], 4),
-                "untrained_test_accuracy": round(record.metrics["untrained_test"]["accuracy"], 4),
-                "majority_test_accuracy": round(record.metrics["majority_test"]["accuracy"], 4),
+                **_figures(record),
                 "z": {name: round(value, 2) for name, value in record.z.items()},
                 "seconds": round(record.seconds, 1),
             }
             for record in built.records
         ],
     }
+
+
+def _figures(record: Record) -> dict[str, float]:
+    """test_accuracy, untrained_test_accuracy, majority_test_accuracy; or loss in the place of accuracy."""
+    name = f"test_{record.judged_by}"
+    found = {key: round(value, 4) for key, value in record.on("test").items()}
+    return {name if key == "module" else f"{key}_{name}": value for key, value in found.items()}
 
 
 def write_report(built: Built, settings: BuildSettings, out: Path) -> Path:

@@ -40,18 +40,19 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
     )
     tensors = {name: value.half() if settings.half else value for name, value in tuned.tensors.items()}
     guess = Counter(row.label for row in train).most_common(1)[0][0]
-    metrics, correct = {}, {}
+    metrics, results = {}, {}
     with backbone.use(method, {name: value.float() for name, value in tensors.items()}):
         for name, rows in (("dev", dev), ("test", test)):
             found = measure(backbone, rows)
-            metrics[name], correct[name] = found.metrics(), found.correct
+            metrics[name], results[name] = found.metrics(), _results(task, found)
     for name, rows in (("dev", dev), ("test", test)):
         with backbone.bare():
             bare = measure(backbone, rows)
-        majority = always(guess, rows)
-        metrics[f"untrained_{name}"] = bare.metrics()
-        metrics[f"majority_{name}"] = {"accuracy": majority.accuracy, "macro_f1": majority.macro_f1}
-        correct[f"untrained_{name}"], correct[f"majority_{name}"] = bare.correct, majority.correct
+        metrics[f"untrained_{name}"], results[f"untrained_{name}"] = bare.metrics(), _results(task, bare)
+        if task.kind != "generation":
+            majority = always(guess, rows)
+            metrics[f"majority_{name}"] = {"accuracy": majority.accuracy, "macro_f1": majority.macro_f1}
+            results[f"majority_{name}"] = majority.correct
     record = Record(
         task=task.name,
         method=method_name,
@@ -60,7 +61,11 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
         settings=method.settings(backbone.model),
         fingerprint=backbone.fingerprint,
         metrics=metrics,
-        z={name: paired_z(correct["dev"], correct[f"{name}_dev"]) for name in ("untrained", "majority")},
+        z={
+            name: paired_z(results["dev"], results[f"{name}_dev"])
+            for name in ("untrained", "majority")
+            if f"{name}_dev" in results
+        },
         best_step=tuned.best_step,
         steps=tuned.steps,
         learning_rate=settings.tune.learning_rate or method.learning_rate,
@@ -83,6 +88,11 @@ def shared_start(
     """The start of all modules of a method: drawn once, kept as fp16, used as fp32."""
     kept = records.start(method.method, lambda: method.draw(backbone.model, settings.start_seed))
     return {name: value.float() for name, value in kept.items()}
+
+
+def _results(task: Task, found: Measured) -> np.ndarray:
+    """What decides of each example, higher is better: right or wrong, or for generation the negative loss."""
+    return -found.losses if task.kind == "generation" else found.correct
 
 
 def always(label: int, rows: Sequence[Encoded]) -> Measured:

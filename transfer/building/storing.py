@@ -43,7 +43,7 @@ def store_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
 
 def _card(record: Record, task: Task, backbone: Backbone, start: str) -> Card:
     nested: dict[str, Any] = {"dev": record.metrics["dev"], "test": record.metrics["test"]}
-    for baseline in ("untrained", "majority"):
+    for baseline in record.z:
         nested[baseline] = {split: record.metrics[f"{baseline}_{split}"] for split in ("dev", "test")}
     nested["z"] = record.z
     return Card(

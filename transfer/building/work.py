@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,37 +25,51 @@ class Job:
 class _Worker:
     """The state of this process."""
 
-    backbone: Backbone
     settings: BuildSettings
     out: Path
     tasks: Path
+    backbone: Backbone | None = None
+
+    @classmethod
+    def ready(cls) -> Backbone:
+        """The backbone, loaded by the first job: an error while a worker begins would not be told."""
+        if cls.backbone is None:
+            from transfer.backbones import load_backbone
+
+            cls.backbone = load_backbone(
+                cls.settings.backbone,
+                cls.settings.kind,  # type: ignore[arg-type]
+                precision=cls.settings.precision,  # type: ignore[arg-type]
+                max_length=cls.settings.max_length,
+            )
+        return cls.backbone
 
     @classmethod
     def load(cls, job: Job) -> Task:
-        return load_task(str(cls.tasks / job.task), source="path")
+        return dataclasses.replace(load_task(str(cls.tasks / job.task), source="path"), name=job.task)
 
 
 def begin(settings: BuildSettings, out: Path, tasks: Path, threads: int) -> None:
     """Called once in each worker."""
     import torch
 
-    from transfer.backbones import load_backbone
-
     torch.set_num_threads(threads)
     _Worker.settings, _Worker.out, _Worker.tasks = settings, out, tasks
-    _Worker.backbone = load_backbone(
-        settings.backbone,
-        settings.kind,  # type: ignore[arg-type]
-        precision=settings.precision,  # type: ignore[arg-type]
-        max_length=settings.max_length,
+
+
+def check() -> None:
+    """Load the backbone, and see that the folder has no build that this one cannot go on with."""
+    backbone = _Worker.ready()
+    Records(_Worker.out).check_same_build(
+        backbone=backbone.fingerprint, max_length=backbone.max_length, start_seed=_Worker.settings.start_seed
     )
 
 
 def store(job: Job) -> str:
     """Put one recorded module into the zoo, with its card and signature; the id it has there."""
-    return store_source(_Worker.backbone, _Worker.load(job), job.method, _Worker.settings, Records(_Worker.out)).id
+    return store_source(_Worker.ready(), _Worker.load(job), job.method, _Worker.settings, Records(_Worker.out)).id
 
 
 def train(job: Job) -> Record:
     """Train and record one module."""
-    return train_source(_Worker.backbone, _Worker.load(job), job.method, _Worker.settings, Records(_Worker.out))
+    return train_source(_Worker.ready(), _Worker.load(job), job.method, _Worker.settings, Records(_Worker.out))

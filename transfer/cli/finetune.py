@@ -71,13 +71,13 @@ def finetune(
     show_task(output, task)
     loaded = options.read_backbone(backbone, kind, precision, max_length)
     if begin is not None:
-        begin.check_fits(loaded)
+        begin.check_fits(loaded.fingerprint, loaded.name)
     checkpoints = folder.parent / f".{folder.name}-checkpoints"
     with output.working():
         result = run(
             task,
             loaded,
-            None if begin is None else begin,
+            begin,
             method=method,
             steps=steps,
             learning_rate=learning_rate,

@@ -49,7 +49,7 @@ def predict(
     rows, fields = load_rows(file, input_column=input_column, choices=given, template=template)
     loaded = options.read_backbone(backbone, kind, precision, max_length)
     if start is not None:
-        start.check_fits(loaded)
+        start.check_fits(loaded.fingerprint, loaded.name)
     with output.working():
         answers = answer(rows, loaded, start, fields)
     lines = [row.to_json() for row in answers]

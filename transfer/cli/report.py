@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transfer.cli.output import Output
 
@@ -33,16 +34,17 @@ def show_initialization(output: Output, initialization: Initialization, folder: 
     if len(rows) > CLOSEST:
         rest = sum(weight for _, _, weight in rows[CLOSEST:])
         output.say(f"and {len(rows) - CLOSEST} more with a weight of {rest:.3f} together; {recipe['estimator']}")
-    licences = recipe["licences"]
-    output.say(f"licences of the merged sources: {', '.join(licences)}")
+    if recipe["licences"]:
+        output.say(f"licences of the merged sources: {' | '.join(recipe['licences'])}")
     if initialization.verdict is not None:
-        output.say(f"verdict: {initialization.verdict.text}", style="bold")
+        # The line above names the licences already.
+        output.say(f"verdict: {replace(initialization.verdict, licences=()).text}", style="bold")
     output.say(f"saved to {folder} in {sum(recipe['seconds'].values()):.0f} s")
     output.say("next:")
     output.result(f"  transfer finetune {target} --start {folder}")
 
 
-def closest(recipe: dict) -> list[tuple[str, float, float]]:
+def closest(recipe: dict[str, Any]) -> list[tuple[str, float, float]]:
     """(id, score, weight) of each source, the heaviest first."""
     weights, scores = recipe["weights"], recipe["scores"]
     order = sorted(scores, key=lambda name: (-weights.get(name, 0.0), -scores[name]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
 
 from transfer.backbones.backbone import Backbone
 from transfer.deltas.method import DeltaMethod
@@ -13,17 +12,19 @@ from transfer.similarity.scores import Scores
 from transfer.similarity.sources import find_sources
 from transfer.similarity.target import Target
 from transfer.tasks import Task, load_task
+from zoo import Module
+from zoo.reading import ReadableZoo
 
 DEFAULT = "gradient:first-order"
 
 
 def score(
     target: Task | Target | str,
-    zoo: Any,
+    zoo: ReadableZoo | Iterable[Module],
     backbone: Backbone,
     method: str | DeltaMethod = "lora",
     estimator: str = DEFAULT,
-    exclude: Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
     seed: int = 0,
     force: bool = False,
 ) -> Scores:

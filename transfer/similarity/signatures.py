@@ -59,8 +59,8 @@ def module_signature(
         encoded: The source task's encoded training examples; the gradient is that of at most 128 of them.
         method: With the settings and places of the module.
         tensors: What the module holds.
-        start: What it was trained from. None leaves out what needs it: everything but the weight sketch and the
-            norms of a LoRA.
+        start: What it was trained from. A LoRA needs none, since its start acts as the bare backbone; without it
+            other methods get nothing.
         seed: Of the draw of examples.
     """
     weight = norms = gradient = None
@@ -70,17 +70,18 @@ def module_signature(
     elif start is not None:
         moved = differences(tensors, start)
         weight, norms = sketch_tensors(moved).numpy(), block_norms({n: float(t.norm()) for n, t in moved.items()})
-    if start is not None and encoded:
+    if encoded and (start is not None or in_weight_space(method)):
         rows = [encoded[int(index)] for index in drawn(len(encoded), GRADIENT_EXAMPLES, seed)]
         gradient = gradient_sketch(backbone, method, start, rows).numpy()
     return Signature(weight_sketch=weight, gradient_sketch=gradient, block_norms=norms)
 
 
 def gradient_sketch(
-    backbone: Backbone, method: DeltaMethod, start: Mapping[str, Tensor], encoded: Sequence[Encoded]
+    backbone: Backbone, method: DeltaMethod, start: Mapping[str, Tensor] | None, encoded: Sequence[Encoded]
 ) -> Tensor:
     """Sketch (1024,) of the mean loss's gradient at the start: by the weights for LoRA, else by the delta's tensors."""
     if not in_weight_space(method):
+        assert start is not None, "only LoRA starts at the bare backbone"
         return sketch_tensors(tensor_gradients(backbone, method, start, encoded))
     total = torch.zeros(SIZE)
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from transfer.backbones.backbone import Backbone
+from transfer.deltas import METHODS
 from transfer.deltas.method import DeltaMethod
 from transfer.errors import SourceError
 from zoo import Module
+from zoo.reading import ReadableZoo
 
 
 def find_sources(
-    zoo: Any,
+    zoo: ReadableZoo | Iterable[Module],
     backbone: Backbone,
     method: str | DeltaMethod = "lora",
-    exclude: Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
     force: bool = False,
 ) -> list[Module]:
     """Modules of this method that were trained on this backbone.
@@ -34,31 +35,49 @@ def find_sources(
         SourceError: there is none; says what there is instead and the command that builds some.
     """
     name = method if isinstance(method, str) else method.method
+    METHODS.resolve(name)
     excluded = {exclude} if isinstance(exclude, str) else set(exclude)
-    everything = list(zoo)
-    fitting = [m for m in everything if m.card.method == name and (force or m.fits(backbone.fingerprint))]
+    fingerprint = None if force else backbone.fingerprint
+    if isinstance(zoo, ReadableZoo):
+        everything = None  # a catalogue finds what fits without reading the cards of the rest
+        fitting = zoo.find(method=name, fingerprint=fingerprint)
+    else:
+        everything = list(zoo)
+        fitting = [m for m in everything if m.card.method == name and (force or m.fits(backbone.fingerprint))]
     found = [module for module in fitting if module.id not in excluded and module.card.task not in excluded]
     if found:
         return found
+    if everything is None:
+        there = zoo.counts() if isinstance(zoo, ReadableZoo) else []
+    else:
+        kinds = Counter((m.card.method, m.card.backbone, m.card.fingerprint) for m in everything)
+        there = [(*kind, count) for kind, count in sorted(kinds.items())]
     raise SourceError(
         f"no {name!r} module for backbone {backbone.name!r}",
-        found=_instead(everything, fitting, backbone, name),
+        found=_instead(there, len(fitting), backbone, name),
         hint=f"transfer zoo build --backbone {backbone.name} --methods {name} --tasks DIR --out DIR",
     )
 
 
-def _instead(everything: Sequence[Module], fitting: Sequence[Module], backbone: Backbone, name: str) -> str:
-    if not everything:
+def _instead(there: Sequence[tuple[str, str, str, int]], n_fitting: int, backbone: Backbone, name: str) -> str:
+    """What is there, from the number of modules per (method, backbone, fingerprint)."""
+    if not there:
         return "an empty zoo"
-    if fitting:
-        return f"{len(fitting)} that fit, all of them left out by exclude"
-    same = Counter(module.card.method for module in everything if module.fits(backbone.fingerprint))
-    other = Counter(module.card.backbone for module in everything if module.card.method == name)
+    if n_fitting:
+        return f"{n_fitting} that fit, all of them left out by exclude"
+    same: Counter[str] = Counter()
+    other: Counter[str] = Counter()
+    rest = 0
+    for method, backbone_name, fingerprint, count in there:
+        if fingerprint == backbone.fingerprint:
+            same[method] += count
+        elif method == name:
+            other[backbone_name] += count
+        else:
+            rest += count
     parts = [f"{count} {method} modules of this backbone" for method, count in sorted(same.items())]
-    parts += [f"{count} {name} modules of {other_name!r}" for other_name, count in sorted(other.items())]
-    rest = len(everything) - sum(same.values()) - sum(other.values())
-    parts += [f"{rest} modules of other methods and backbones"] if rest else []
-    return ", ".join(parts)
+    parts += [f"{count} {name} modules of backbone {other_name!r}" for other_name, count in sorted(other.items())]
+    return ", ".join(parts + ([f"{rest} of other methods and backbones"] if rest else []))
 
 
 def signature_arrays(modules: Sequence[Module], part: str, size: int) -> list[np.ndarray]:
@@ -77,8 +96,7 @@ def signature_arrays(modules: Sequence[Module], part: str, size: int) -> list[np
         raise SourceError(
             f"module {lacking[0].id!r} has no {part.replace('_', ' ')} in its signature",
             found=f"{len(lacking)} of {len(modules)} modules lack it",
-            hint=f"transfer zoo add FOLDER --signature {lacking[0].card.task}, which computes it from the task's "
-            f"examples (transfer zoo build stores it by itself); or leave the module out: --exclude {lacking[0].id}",
+            hint=_remedy(lacking[0], part),
         )
     found = [array for array in arrays if array is not None]
     for module, array in zip(modules, found, strict=True):
@@ -89,6 +107,18 @@ def signature_arrays(modules: Sequence[Module], part: str, size: int) -> list[np
                 hint=f"leave it out: --exclude {module.id}",
             )
     return found
+
+
+def _remedy(module: Module, part: str) -> str:
+    if part == "gradient_sketch" and module.card.start is None and module.card.method != "lora":
+        return (
+            "the gradient is taken at the start, which is known for modules of transfer zoo build; "
+            f"or leave the module out: --exclude {module.id}"
+        )
+    return (
+        f"transfer zoo add FOLDER --signature {module.card.task}, which computes it from the task's examples "
+        f"(transfer zoo build stores it by itself); or leave the module out: --exclude {module.id}"
+    )
 
 
 def start_of(module: Module) -> dict[str, Tensor]:

@@ -209,7 +209,7 @@ class Target:
         training = backbone.training
         backbone.eval()
         try:
-            for index, batch in backbone.batches(self.sample):
+            for index, batch in backbone.batches(self.sample, BATCH_SIZE):
                 found = backbone(**backbone.to_device(backbone.collate(batch, train=True)))["losses"]
                 losses[torch.from_numpy(index)] = found.float().cpu()
         finally:
