@@ -29,7 +29,6 @@ from zoo.module import Module, check_folder, signature_path
 from zoo.names import check_id
 from zoo.reading import ReadableZoo
 from zoo.record import Record
-from zoo.writing import share_signature, write_module
 
 if TYPE_CHECKING:
     import torch
@@ -161,6 +160,9 @@ class Zoo(ReadableZoo):
             TensorError: tensors are not finite or not those of the card's settings.
             ChecksumError: a module of a folder is not what was stored there.
         """
+        # Imported here: writing needs torch, and listing must not wait for it.
+        from zoo.writing import share_signature, write_module
+
         self._check_writable()
         folder = self._modules / module.id
         if folder.exists():

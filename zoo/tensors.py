@@ -41,6 +41,8 @@ def check_value(name: str, tensor: Any) -> None:
         raise TensorError(f"{name} is a {type(tensor).__name__}, not a tensor")
     if tensor.dtype not in DTYPES:
         raise TensorError(f"{name} is of type {tensor.dtype}, not a floating point number")
+    if tensor.layout != torch.strided:
+        raise TensorError(f"{name} is not dense", found=str(tensor.layout), hint="tensor.to_dense()")
     if tensor.numel() == 0:
         raise TensorError(f"{name} is empty, of shape {tuple(tensor.shape)}")
     if not bool(torch.isfinite(tensor).all()):

@@ -51,7 +51,8 @@ def test_tensors_that_are_not_finite_are_refused_by_name(value):
 
 
 def test_integers_empty_tensors_and_other_things_are_refused():
-    for wrong in (torch.ones(2, 16, dtype=torch.int64), torch.ones(0, 16), [1.0], torch.ones(2, 16, dtype=torch.bool)):
+    integers, booleans = torch.ones(2, 16, dtype=torch.int64), torch.ones(2, 16, dtype=torch.bool)
+    for wrong in (integers, booleans, torch.ones(0, 16), [1.0], torch.ones(2, 16).to_sparse()):
         tensors = tensors_of("lora")
         tensors[sorted(tensors)[0]] = wrong
         with pytest.raises(TensorError):

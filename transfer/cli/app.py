@@ -46,7 +46,7 @@ def _root(
 def main() -> None:
     """Entry point of the console script: exit code 0, 1 for an explained error, 2 for a wrong call."""
     try:
-        app()
+        app(prog_name="transfer")
     except ExplainedError as error:
         show_error(error)
         sys.exit(1)

@@ -12,7 +12,7 @@ from transfer.cli.output import Output
 
 EXAMPLES = """\b
 Examples:
-  transfer predict --file new.csv --choices bad,good --delta reviews-lora-tuned --out answers.jsonl"""
+  transfer predict --file new.csv --choices bad,good --delta reviews-tuned --out answers.jsonl"""
 
 
 def predict(

@@ -92,6 +92,10 @@ def test_without_a_start_only_what_needs_none_is_there():
     backbone = tiny.tiny_backbone("bert")
     encoded = backbone.encode(toy_task().train)
     lora = module_signature(backbone, encoded, LoRA(), moved(LoRA(), backbone)[1], None)
-    assert lora.holds == ("weight_sketch", "block_norms")
+    assert lora == module_signature(backbone, encoded, LoRA(), moved(LoRA(), backbone)[1], LoRA().draw(backbone.model))
+    assert module_signature(backbone, [], LoRA(), moved(LoRA(), backbone)[1], None).holds == (
+        "weight_sketch",
+        "block_norms",
+    )
     adapter = module_signature(backbone, encoded, Adapter(), moved(Adapter(), backbone)[1], None)
     assert adapter.holds == ()
