@@ -1,0 +1,152 @@
+"""The gradient family against explicit gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from transfer.deltas import METHODS, Adapter, LoRA, Prefix
+from transfer.deltas.modules import is_conv1d, named_modules
+from transfer.errors import SourceError
+from transfer.similarity import Target, gradient, module_signature
+from transfer.similarity.gradient import FirstOrder, GradientAlignment, GradientNorm
+from zoo import Signature
+
+
+def weight_gradients(backbone, places, encoded):
+    """dL/dW (out, in) of the mean loss by autograd."""
+    modules = named_modules(backbone)
+    weights = [modules[place].weight.requires_grad_(True) for place in places]
+    found = torch.autograd.grad(backbone(**backbone.collate(encoded))["loss"], weights)
+    backbone.model.requires_grad_(False)
+    return {p: g.T if is_conv1d(modules[p]) else g for p, g in zip(places, found, strict=True)}
+
+
+@pytest.mark.parametrize("arch", ["bert", "roberta", "deberta-v2", "t5", "bart", "gpt2", "llama", "qwen2"])
+def test_first_order_of_loras_is_the_product_with_the_weights_gradient(arch, toys):
+    backbone = tiny.tiny_backbone(arch)
+    modules = toys.modules(backbone, LoRA())
+    target = toys.target(backbone, modules, n=37)  # three batches, the last one short
+    places = LoRA().places(backbone.model)
+    by_weight = weight_gradients(backbone, places, target.encoded)
+    expected = []
+    for module in modules:
+        t = module.tensors(dtype=torch.float32)
+        change = {p: 2.0 * t[f"{p}.lora_B"] @ t[f"{p}.lora_A"] for p in places}  # alpha / rank = 16 / 8
+        expected.append(-sum(float((by_weight[p] * change[p]).sum()) for p in places))
+    np.testing.assert_allclose(FirstOrder().score(target, modules), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [LoRA(), Adapter(), Prefix()], ids=["lora", "adapter", "prefix"])
+def test_first_order_is_the_slope_of_the_loss_on_the_way_to_the_module(method, toys):
+    """For a small step the loss changes by as much as the score says."""
+    backbone = tiny.tiny_backbone("bert")
+    start = method.draw(backbone.model)
+    generator = torch.Generator().manual_seed(5)
+    step = {name: 1e-3 * torch.randn(value.shape, generator=generator) for name, value in start.items()}
+    if isinstance(method, LoRA):  # its product B A starts at zero, so only B moves in first order
+        step = {name: value if "lora_B" in name else 0 * value for name, value in step.items()}
+    module = toys.module(backbone, method, {name: start[name] + step[name] for name in start}, start=start)
+    target = toys.target(backbone, [module], method)
+
+    def loss(by):
+        with backbone.use(method, {name: start[name] + by * step[name] for name in start}):
+            return float(backbone.loss(target.encoded).double().mean())
+
+    slope = (loss(1.0) - loss(-1.0)) / 2
+    assert FirstOrder().score(target, [module])[0] == pytest.approx(-slope, rel=2e-2, abs=2e-6)
+
+
+def test_loras_of_different_ranks_places_and_scales_are_scored_in_one_pass(toys):
+    backbone = tiny.tiny_backbone("bert")
+    kinds = [LoRA(rank=2, alpha=5), LoRA(rank=7), LoRA(rank=3, alpha=1, where=("attn.q", "ff.w2"))]
+    modules = [m for kind in kinds for m in toys.modules(backbone, kind, n=2)]
+    target = toys.target(backbone, modules)
+    alone = [float(FirstOrder().score(target, [module])[0]) for module in modules]
+    np.testing.assert_allclose(FirstOrder().score(target, modules), alone, rtol=1e-4, atol=1e-6)
+
+
+def test_more_modules_than_a_chunk_holds_get_the_same_scores(monkeypatch, world, toys):
+    backbone, _, modules = world()
+    target = toys.target(backbone, modules)
+    at_once = FirstOrder().score(target, modules)
+    monkeypatch.setattr(gradient, "CHUNK", 2)
+    np.testing.assert_allclose(FirstOrder().score(target, modules), at_once, rtol=1e-5, atol=1e-7)
+
+
+def test_one_backward_pass_scores_all_loras(world, toys, monkeypatch):
+    backbone, _, modules = world()
+    target = toys.target(backbone, modules)
+    calls, forward = [], backbone.forward
+    monkeypatch.setattr(backbone, "forward", lambda **batch: calls.append(1) or forward(**batch))
+    FirstOrder().score(target, modules)
+    assert len(calls) == 1
+
+
+def test_first_order_in_parameter_space_refuses_other_sizes_by_name(toys):
+    backbone = tiny.tiny_backbone("bert")
+    modules = [*toys.modules(backbone, Adapter()), *toys.modules(backbone, Adapter(bottleneck=3), n=1)]
+    with pytest.raises(SourceError, match=f"module '{modules[-1].id}' cannot be compared tensor by tensor"):
+        FirstOrder().score(toys.target(backbone, modules, "adapter"), modules)
+
+
+@pytest.mark.parametrize("arch", ["bert", "gpt2"])
+@pytest.mark.parametrize("method", [LoRA(), Adapter(), Prefix()], ids=["lora", "adapter", "prefix"])
+def test_grand_is_minus_the_norm_of_the_gradient_at_the_module(method, arch, toys):
+    backbone = tiny.tiny_backbone(arch)
+    modules = toys.modules(backbone, method)
+    target = toys.target(backbone, modules, method)  # ten examples: a single batch
+    expected = []
+    for module in modules:
+        attached = backbone.attach(method, module.tensors(dtype=torch.float32))
+        backbone(**backbone.collate(target.encoded))["loss"].backward()
+        gradients = [p.grad for p in attached.parameters() if p.grad is not None]
+        expected.append(-float(torch.sqrt(sum((g.double() ** 2).sum() for g in gradients))))
+        backbone.detach()
+    np.testing.assert_allclose(GradientNorm().score(target, modules), expected, rtol=1e-4)
+
+
+def test_grand_is_the_mean_over_batches(toys):
+    backbone, method = tiny.tiny_backbone("bert"), LoRA()
+    modules = toys.modules(backbone, method, n=1)
+    target = toys.target(backbone, modules, n=20)  # batches of 16 and 4
+    norms = []
+    with backbone.use(method, modules[0].tensors(dtype=torch.float32)) as attached:
+        for _, batch in backbone.batches(target.sample, 16):
+            attached.zero_grad()
+            backbone(**backbone.collate(batch))["loss"].backward()
+            norms.append(float(torch.sqrt(sum((p.grad.double() ** 2).sum() for p in attached.parameters()))))
+    assert len(norms) == 2
+    assert GradientNorm().score(target, modules)[0] == pytest.approx(-np.mean(norms), rel=1e-4)
+
+
+def test_alignment_is_one_with_the_own_gradient_and_minus_one_with_its_opposite(world, toys):
+    backbone, method, modules = world()
+    target = toys.target(backbone, modules)
+    ours = target.gradient_sketch()
+    made = [
+        toys.module(backbone, method, modules[number].tensors(), f"s{number}", Signature(gradient_sketch=sketch))
+        for number, sketch in enumerate((ours, -2 * ours, np.roll(ours, 1)))
+    ]
+    scores = GradientAlignment().score(target, made)
+    assert scores[0] == pytest.approx(1)
+    assert scores[1] == pytest.approx(-1)
+    assert abs(scores[2]) < 0.2
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_alignment_prefers_the_module_whose_source_is_the_target_itself(name, toys):
+    backbone, method = tiny.tiny_backbone("bert"), METHODS.get(name)()
+    start = method.draw(backbone.model)
+    same, flipped = toys.task(12), toys.task(12)
+    other = [{**row, "label": 1 - row["label"]} for row in flipped.train]
+    modules = []
+    for task, rows in (("same", same.train), ("flipped", other)):
+        tensors = toys.moved(start, 0.1, seed=len(task))
+        signature = module_signature(backbone, backbone.encode(rows), method, tensors, start)
+        modules.append(toys.module(backbone, method, tensors, task, signature, start))
+    scores = GradientAlignment().score(Target.for_modules(same, backbone, modules, name), modules)
+    assert scores[0] == pytest.approx(1, abs=1e-4)
+    assert scores[1] < 0.5

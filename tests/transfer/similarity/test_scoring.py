@@ -1,0 +1,152 @@
+"""score, find_sources, Scores, and going through modules on one backbone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from transfer.deltas import METHODS, Adapter, LoRA, Prefix
+from transfer.errors import SourceError, UnknownNameError
+from transfer.similarity import Scores, find_sources, score
+from transfer.similarity.switching import over_modules
+from zoo import Zoo
+
+
+def test_score_of_a_stored_zoo_is_that_of_the_modules_in_memory(world, toys, tmp_path):
+    backbone, _, modules = world()
+    zoo = Zoo(tmp_path / "zoo")
+    for module in modules:
+        zoo.add(module)
+    for name in ("gradient", "embedding:mmd", "neighbours", "parameters", "prediction"):
+        stored, memory = (
+            score(toys.task(), zoo, backbone, estimator=name),
+            score(toys.task(), modules, backbone, estimator=name),
+        )
+        assert sorted(stored.ids) == sorted(memory.ids)
+        for module_id, value in memory.as_dict().items():
+            assert stored.as_dict()[module_id] == pytest.approx(value, rel=1e-2, abs=1e-3)  # examples are fp16 there
+
+
+def test_score_takes_a_target_and_says_what_it_did(world, toys):
+    backbone, _, modules = world()
+    scores = score(toys.target(backbone, modules), modules, backbone, estimator="gradient")
+    assert scores.estimator == "gradient:first-order"
+    assert scores.ids == [module.id for module in modules]
+    assert scores.seconds > 0
+
+
+def test_score_takes_a_tasks_name(world):
+    backbone, _, modules = world()
+    assert len(score("sentiment", modules, backbone, estimator="embedding")) == 3
+
+
+def test_unknown_estimator_suggests_the_close_name(world, toys):
+    backbone, _, modules = world()
+    with pytest.raises(UnknownNameError, match="did you mean 'embedding'"):
+        score(toys.task(), modules, backbone, estimator="embeding")
+
+
+def test_exclude_takes_tasks_and_ids(world):
+    backbone, _, modules = world()
+    left = find_sources(modules, backbone, exclude=["source-0", modules[1].id])
+    assert left == [modules[2]]
+    assert find_sources(modules, backbone, exclude="source-0") == modules[1:]
+
+
+def test_only_modules_of_the_method_and_the_backbone_are_found(toys, tmp_path):
+    backbone, other = tiny.tiny_backbone("bert"), tiny.tiny_backbone("bert", seed=1)
+    everything = [
+        *toys.modules(backbone, LoRA(), n=2),
+        *toys.modules(backbone, Adapter(), n=1),
+        *toys.modules(other, LoRA(), n=1, by=0.3),  # other tensors, so another id
+    ]
+    zoo = Zoo(tmp_path / "zoo")
+    for module in everything:
+        zoo.add(module)
+    for source in (everything, zoo):
+        assert {m.id for m in find_sources(source, backbone)} == {m.id for m in everything[:2]}
+        assert {m.id for m in find_sources(source, backbone, Adapter())} == {everything[2].id}
+        assert len(find_sources(source, backbone, force=True)) == 3
+
+
+def test_nothing_that_fits_says_what_is_there_and_how_to_build(toys, tmp_path):
+    backbone, other = tiny.tiny_backbone("bert"), tiny.tiny_backbone("bert", seed=1)
+    everything = [*toys.modules(backbone, Adapter(), n=2), *toys.modules(other, LoRA(), n=1)]
+    zoo = Zoo(tmp_path / "zoo")
+    for module in everything:
+        zoo.add(module)
+    for source in (everything, zoo):
+        with pytest.raises(SourceError) as caught:
+            find_sources(source, backbone)
+        assert "no 'lora' module for backbone 'tiny-bert'" in str(caught.value)
+        assert "2 adapter modules of this backbone, 1 lora modules of backbone 'tiny-bert'" in str(caught.value)
+        assert "transfer zoo build --backbone tiny-bert --methods lora" in str(caught.value)
+    with pytest.raises(SourceError, match="an empty zoo"):
+        find_sources([], backbone)
+    with pytest.raises(SourceError, match="all of them left out by exclude"):
+        find_sources(everything, backbone, "adapter", exclude=["source-0", "source-1"])
+    with pytest.raises(UnknownNameError, match="did you mean 'lora'"):
+        find_sources(everything, backbone, "lorra")
+
+
+def test_scores_top_frame_and_dictionary():
+    scores = Scores(["b", "a", "c"], np.array([1.0, 1.0, 3.0]), "given")
+    assert scores.top(2) == [("c", 3.0), ("a", 1.0)]
+    assert scores.top(9) == [("c", 3.0), ("a", 1.0), ("b", 1.0)]
+    assert scores.as_dict() == {"b": 1.0, "a": 1.0, "c": 3.0}
+    frame = scores.frame()
+    assert frame["id"].tolist() == ["c", "a", "b"]
+    assert frame["rank"].tolist() == [1, 2, 3]
+    assert frame["score"].tolist() == [3.0, 1.0, 1.0]
+
+
+def test_scores_cannot_be_changed_and_copy_what_they_get():
+    values = np.array([1.0, 2.0])
+    scores = Scores(["a", "b"], values, "given")
+    values[0] = 9
+    assert scores.values.tolist() == [1.0, 2.0]
+    with pytest.raises(ValueError, match="read-only"):
+        scores.values[0] = 3
+    with pytest.raises(ValueError, match="2 ids and values"):
+        Scores(["a", "b"], np.zeros(3), "given")
+
+
+@pytest.mark.parametrize("method", [LoRA(), Adapter(), Prefix(), Prefix(reparameterisation=4)])
+def test_switching_gives_each_module_the_outputs_it_has_when_attached_alone(method, toys):
+    backbone = tiny.tiny_backbone("bert")
+    modules = toys.modules(backbone, method)
+    encoded = backbone.encode(toys.task().train)
+    found = over_modules(backbone, modules, lambda attached, module: backbone.choice_logits(encoded))
+    for module, logits in zip(modules, found, strict=True):
+        with backbone.use(METHODS.get(module.card.method)(), module.tensors(dtype=torch.float32)):
+            assert torch.equal(backbone.choice_logits(encoded), logits)
+
+
+def test_modules_of_equal_settings_are_attached_once(toys, monkeypatch):
+    backbone = tiny.tiny_backbone("bert")
+    modules = [*toys.modules(backbone, LoRA(), n=2), *toys.modules(backbone, LoRA(rank=2), n=2)]
+    attached, attach = [], backbone.attach
+    monkeypatch.setattr(backbone, "attach", lambda *a, **k: attached.append(1) or attach(*a, **k))
+    order = over_modules(backbone, [modules[0], modules[2], modules[1], modules[3]], lambda _, module: module.id)
+    assert order == [modules[0].id, modules[2].id, modules[1].id, modules[3].id]
+    assert len(attached) == 2
+
+
+def test_an_error_on_the_way_leaves_the_backbone_bare(world):
+    backbone, _, modules = world()
+
+    def fail(attached, module):
+        raise RuntimeError("on the way")
+
+    with pytest.raises(RuntimeError, match="on the way"):
+        over_modules(backbone, modules, fail)
+    assert backbone.delta is None
+
+
+def test_a_module_whose_score_is_not_finite_is_named(world, toys):
+    backbone, method, modules = world()
+    wild = toys.module(backbone, method, {n: t * 1e25 for n, t in modules[0].tensors().items()}, "wild")
+    with pytest.raises(SourceError, match=f"score of module '{wild.id}' by prediction:loss is not finite"):
+        score(toys.task(), [*modules, wild], backbone, estimator="prediction:loss")
