@@ -1,0 +1,224 @@
+"""initialize on tiny backbones: recipe, choices of sources, guard, notes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+
+import pytest
+import torch
+from small import SOURCES, toy_target
+
+from transfer import initialize, score, weigh
+from transfer.deltas import METHODS, LoRA
+from transfer.ensembling import Verdict, merge
+from transfer.errors import ConfigError, SourceError, UnknownNameError
+from transfer.initializing import InitConfig
+from zoo import Card, Module, Zoo
+
+QUICK = {"guard_steps": 2, "batch_size": 8}
+
+
+def equal(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("arch", ["bert", "t5", "gpt2"])
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_method_and_kind_of_backbone(arch, method, small_zoo, tmp_path):
+    backbone, zoo = small_zoo(arch, method)
+    before = backbone.choice_logits(toy_target().dev)
+    found = initialize(toy_target(), zoo, backbone, method, **QUICK)
+    assert found.verdict.outcome in ("helps", "hurts", "unclear")
+    assert set(found.recipe["weights"]) == {module.id for module in zoo}
+    assert sum(found.recipe["weights"].values()) == pytest.approx(1)
+    assert json.loads(json.dumps(found.recipe, allow_nan=False)) == found.recipe
+    assert backbone.delta is None
+    assert torch.equal(backbone.choice_logits(toy_target().dev), before)
+    found.attach(backbone)
+    assert backbone.delta.method.method == method
+    backbone.detach()
+
+
+def test_it_is_score_weigh_and_merge(small_zoo):
+    backbone, zoo = small_zoo()
+    task = toy_target()
+    found = initialize(task, zoo, backbone, guard=False, temperature=0.7, top_k=2)
+    scores = score(task, zoo, backbone)
+    weights = weigh(scores, temperature=0.7, top_k=2)
+    assert found.recipe["scores"] == scores.as_dict()
+    assert found.recipe["weights"] == weights
+    assert equal(found.delta.tensors, merge(zoo, weights).tensors)
+    assert found.verdict is None
+    assert found.recipe["verdict"] is None
+
+
+def test_the_recipe_says_how_it_was_made(small_zoo):
+    backbone, zoo = small_zoo()
+    task = toy_target()
+    recipe = initialize(task, zoo, backbone, seed=3, **QUICK).recipe
+    assert recipe["schema"] == 1
+    assert recipe["estimator"] == "gradient:first-order"
+    assert (recipe["temperature"], recipe["top_k"], recipe["how"], recipe["merge"]) == (0.5, None, "softmax", "linear")
+    assert recipe["seeds"] == {"run": 3, "examples": 42}
+    assert recipe["fingerprint"] == backbone.fingerprint
+    assert recipe["target"]["fingerprint"] == task.fingerprint
+    assert recipe["target"]["choices"] == ["negative", "positive"]
+    assert recipe["start"] == next(iter(zoo)).card.start
+    assert {module["task"] for module in recipe["modules"]} == set(SOURCES)
+    assert {"transfer", "torch", "transformers"} <= recipe["versions"].keys()
+    assert {"score", "merge", "guard"} <= recipe["seconds"].keys()
+    assert recipe["guard"] == {"steps": 2, "batch_size": 8}
+
+
+def test_recipe_and_verdict_name_the_licences_of_what_was_merged(small_zoo):
+    backbone, zoo = small_zoo()
+    found = initialize(toy_target(), zoo, backbone, how="best", **QUICK)
+    (merged,) = found.recipe["modules"]
+    assert merged["license"] == SOURCES[merged["task"]]
+    if found.verdict.outcome != "hurts":
+        assert found.recipe["licences"] == [merged["license"]]
+        assert found.verdict.text.endswith(f"merged from sources under {merged['license']}")
+
+
+def test_the_same_seed_gives_the_same_initialization(small_zoo):
+    backbone, zoo = small_zoo()
+    one, two = (initialize(toy_target(), zoo, backbone, **QUICK) for _ in range(2))
+    assert equal(one.delta.tensors, two.delta.tensors)
+    assert one.verdict.losses == two.verdict.losses
+
+
+def test_the_target_s_own_task_is_left_out_unless_told_otherwise(small_zoo):
+    backbone, zoo = small_zoo()
+    task = toy_target(name="films")
+    own = zoo.find(task="films")[0].id
+    assert own not in initialize(task, zoo, backbone, guard=False).recipe["weights"]
+    assert own in initialize(task, zoo, backbone, guard=False, exclude=()).recipe["weights"]
+    recipe = initialize(task, zoo, backbone, guard=False, exclude=["hotels", own]).recipe
+    assert [name.split("-")[0] for name in recipe["weights"]] == ["kettles"]
+
+
+def test_what_hurts_is_replaced_by_scratch_and_says_so(small_zoo, monkeypatch):
+    backbone, zoo = small_zoo()
+    losses = {"initialization": 2.0, "scratch": 1.0}
+    hurts = Verdict(outcome="hurts", steps=2, n_dev=16, difference=1.0, interval=(0.5, 1.5), losses=losses)
+    monkeypatch.setattr("transfer.initializing.judge", lambda *args, **kwargs: hurts)
+    found = initialize(toy_target(), zoo, backbone, **QUICK)
+    assert equal(found.delta.tensors, dict(zoo.get_start(found.recipe["start"])))
+    assert found.recipe["handed_over"] == "scratch"
+    assert found.recipe["licences"] == []
+    assert found.recipe["verdict"]["outcome"] == "hurts"
+    assert "scratch is kept in its place" in found.verdict.text
+    assert "scratch" in found.name
+
+
+def test_without_dev_the_verdict_is_unclear_and_the_merge_is_kept(small_zoo):
+    backbone, zoo = small_zoo()
+    task = toy_target()
+    found = initialize(dataclasses.replace(task, dev=task.dev.select([])), zoo, backbone, **QUICK)
+    assert found.verdict.outcome == "unclear"
+    assert "no dev examples" in found.verdict.text
+    assert found.recipe["handed_over"] == "merged"
+
+
+def test_no_relative_is_said_before_any_tuning(small_zoo, monkeypatch):
+    backbone, zoo = small_zoo()
+    lines = []
+
+    def judge(*args, **kwargs):
+        assert lines, "the line comes before the guard tunes"
+        return Verdict(outcome="unclear", steps=2, n_dev=0)
+
+    monkeypatch.setattr("transfer.initializing.judge", judge)
+    found = initialize(toy_target(category="nli"), zoo, backbone, say=lines.append, **QUICK)
+    assert "no relative of 'toy' among 3 source tasks: none is of category 'nli'" in lines[0]
+    assert found.recipe["notes"] == lines
+    assert found.recipe["relatives"]["found"] is False
+    lines.clear()
+    initialize(toy_target(), zoo, backbone, guard=False, say=lines.append)
+    assert lines == []
+
+
+def test_without_say_notes_are_logged(small_zoo, caplog):
+    backbone, zoo = small_zoo()
+    with caplog.at_level(logging.WARNING):
+        initialize(toy_target(category="nli"), zoo, backbone, guard=False)
+    assert "no relative" in caplog.text
+
+
+def test_no_module_that_fits_ends_with_the_command_that_builds_some(tiny_backbone, small_zoo):
+    _, zoo = small_zoo()
+    other = tiny_backbone("roberta")
+    with pytest.raises(SourceError, match=rf"(?s)found: .*try: .*zoo build --backbone {other.name}"):
+        initialize(toy_target(), zoo, other)
+
+
+def test_modules_that_cannot_be_merged_with_the_rest_are_left_out_and_named(small_zoo, tmp_path):
+    backbone, zoo = small_zoo()
+    method = LoRA(rank=2)
+    card = next(iter(zoo)).card.changed(task="odd", settings=method.settings(backbone.model), start=None)
+    odd = Module.new(card, method.draw(backbone.model, 1))
+    lines = []
+    recipe = initialize(toy_target(), [*zoo, odd], backbone, guard=False, say=lines.append).recipe
+    assert odd.id not in recipe["weights"]
+    assert len(recipe["weights"]) == 3
+    assert lines[0].startswith("1 of 4 modules are left out")
+    assert odd.id in lines[0]
+
+
+def test_a_method_with_settings_takes_modules_with_these(small_zoo):
+    backbone, zoo = small_zoo()
+    method = LoRA(rank=2)
+    card = next(iter(zoo)).card.changed(task="odd", settings=method.settings(backbone.model), start=None)
+    odd = Module.new(card, method.draw(backbone.model, 1))
+    assert list(initialize(toy_target(), [*zoo, odd], backbone, method, guard=False).recipe["weights"]) == [odd.id]
+    with pytest.raises(SourceError, match="no 'lora' module has the settings"):
+        initialize(toy_target(), zoo, backbone, LoRA(rank=3), guard=False)
+
+
+def test_modules_of_strangers_without_start_or_signature(small_zoo, tmp_path):
+    backbone, _ = small_zoo()
+    zoo, method = Zoo(tmp_path / "zoo"), LoRA()
+    for seed in range(3):
+        card = Card(
+            task=f"stranger-{seed}",
+            method="lora",
+            settings=method.settings(backbone.model),
+            backbone=backbone.name,
+            fingerprint=backbone.fingerprint,
+        )
+        tensors = {name: value + 0.01 * seed for name, value in method.draw(backbone.model, seed).items()}
+        zoo.add(Module.new(card, tensors))
+    found = initialize(toy_target(), zoo, backbone, **QUICK)
+    assert found.recipe["start"] is None
+    assert len(found.recipe["weights"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"temperature": 0}, "temperature"),
+        ({"top_k": 0}, "top_k"),
+        ({"examples": 0}, "examples"),
+        ({"guard_steps": 0}, "guard_steps"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_settings_outside_their_range(settings, names):
+    with pytest.raises(ConfigError, match=names):
+        InitConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "close"),
+    [
+        ({"method": "lora2"}, "lora"),
+        ({"estimator": "gradients"}, "gradient"),
+        ({"how": "softmx"}, "softmax"),
+        ({"merge": "liner"}, "linear"),
+    ],
+)
+def test_unknown_names_suggest_the_close_one(settings, close):
+    with pytest.raises(UnknownNameError, match=f"did you mean '{close}'"):
+        InitConfig(**settings)
