@@ -23,7 +23,8 @@ What holds for all of them:
 - Exit code 0: done. 1: an error that was explained (what was asked, what is there, what to do). 2: a wrong call.
 - `--json` prints one JSON document on standard output and nothing else. `--quiet` prints no more than the result.
 - Errors go to standard error. So do progress bars, which are shown on a terminal only.
-- `$TRANSFER_ZOO` names your zoo, `$TRANSFER_TASKS` a folder with a folder per task, `$HF_HUB_OFFLINE=1` keeps the Hub out.
+- `$TRANSFER_ZOO` names your zoo, `$TRANSFER_TASKS` a folder with a folder per task. `HF_HUB_OFFLINE=1` keeps the Hub
+  out.
 """
 
 
