@@ -5,7 +5,7 @@
 True
 """
 
-from transfer._lazy import lazy_names
+from zoo.lazy import lazy_names
 
 __all__ = [
     "Initialization",

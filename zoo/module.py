@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.card import Card
-from zoo.errors import CardError, FingerprintError, PathError, UnknownModuleError
+from zoo.errors import CardError, FingerprintError, FormatError, PathError, TensorError, UnknownModuleError
 from zoo.files import check_file_hash, plain_file
 from zoo.names import check_id, check_start
 from zoo.record import SIGNATURE, START, Record
@@ -123,16 +123,12 @@ class Module:
             assert self._tensors is not None
             found = dict(self._tensors)
             return found if dtype is None else {name: tensor.to(dtype) for name, tensor in found.items()}
-        from zoo.formats import detect
-
-        for name in self.record.files:
-            if name != SIGNATURE and check:
-                self._check_file(self.folder / name, self.record.files[name])
-        card = self.card
-        tensors: Mapping[str, torch.Tensor] = detect(self.folder).open_tensors(
-            self.folder, card.method, card.settings, dtype
-        )
-        return tensors
+        try:
+            return self._open_tensors(self.folder, dtype, check)
+        except (OSError, FormatError, TensorError):
+            if self.folder.exists():
+                raise
+            raise self._gone(self.folder) from None
 
     @property
     def signature(self) -> Signature:
@@ -208,6 +204,24 @@ class Module:
             return own
         return own.merge(Signature.from_bytes(self._read(shared, record.task_signature)).task_part())
 
+    def _open_tensors(self, folder: Path, dtype: torch.dtype | None, check: bool) -> Mapping[str, torch.Tensor]:
+        from zoo.formats import detect
+
+        if check:
+            for name, expected in self.record.files.items():
+                if name != SIGNATURE:
+                    self._check_file(folder / name, expected)
+        card = self.card
+        tensors: Mapping[str, torch.Tensor] = detect(folder).open_tensors(folder, card.method, card.settings, dtype)
+        return tensors
+
+    def _gone(self, path: Path) -> UnknownModuleError:
+        return UnknownModuleError(
+            f"module {self.id!r} has lost {path.name}",
+            found=f"{path} is not there",
+            hint="it was removed meanwhile, or transfer zoo verify tells more",
+        )
+
     def _read(self, path: Path, expected: str) -> bytes:
         self._check_file(path, expected)
         return path.read_bytes()
@@ -216,11 +230,7 @@ class Module:
         try:
             state = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
-            raise UnknownModuleError(
-                f"module {self.id!r} has lost its file {path.name}",
-                found=f"{path} is not there",
-                hint="it was removed meanwhile, or transfer zoo verify tells more",
-            ) from None
+            raise self._gone(path) from None
         key = (str(path), state.st_ino, state.st_size, state.st_mtime_ns, expected)
         if key not in _VERIFIED:
             check_file_hash(plain_file(path), expected)

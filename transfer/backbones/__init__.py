@@ -1,6 +1,6 @@
 """Frozen pretrained models with their tokenizer and their way of answering: encoder, seq2seq, causal."""
 
-from transfer._lazy import lazy_names
+from zoo.lazy import lazy_names
 
 __all__ = ["Backbone", "Encoded", "fingerprint", "load_backbone", "wrap_model"]
 

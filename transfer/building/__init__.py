@@ -1,6 +1,6 @@
 """Building a zoo: one module per task and method, trained, judged and stored."""
 
-from transfer._lazy import lazy_names
+from zoo.lazy import lazy_names
 
 __all__ = ["BuildSettings", "Record", "build_zoo", "forbids_commercial_use"]
 

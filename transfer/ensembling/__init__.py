@@ -1,7 +1,7 @@
 """From scores to one delta: ensemble weights, merging, and the guard that holds the result against scratch."""
 
-from transfer._lazy import lazy_names
 from transfer.registry import Registry
+from zoo.lazy import lazy_names
 
 WEIGHTINGS = Registry(
     "weighting",

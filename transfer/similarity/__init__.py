@@ -1,7 +1,7 @@
 """From a target task and stored modules to one similarity score per module: five families of estimators."""
 
-from transfer._lazy import lazy_names
 from transfer.registry import Registry
+from zoo.lazy import lazy_names
 
 ESTIMATORS = Registry(
     "estimator",

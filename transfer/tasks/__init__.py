@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from transfer._lazy import lazy_names
+from zoo.lazy import lazy_names
 
 __getattr__, __dir__ = lazy_names(
     __name__,

@@ -1,6 +1,6 @@
 """One tune: a Trainer that knows a backbone with a delta, its settings, and what it measures on the way."""
 
-from transfer._lazy import lazy_names
+from zoo.lazy import lazy_names
 
 __all__ = ["TuneSettings", "Tuned", "measure", "tune"]
 

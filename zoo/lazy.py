@@ -1,4 +1,4 @@
-"""Public names of a package that are imported on first use, so that `import transfer` stays quick."""
+"""Public names of a package that are imported on first use, so that importing the package stays quick."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def lazy_names(package: str, table: Mapping[str, str]) -> tuple[Callable[[str], 
         table: public name -> file inside the package ("task" for `package.task`). A file must not have the name of
             what it holds: importing `package.tune` would put the file in the place of the function.
 
-    >>> __getattr__, __dir__ = lazy_names("transfer", {"Registry": "registry"})
-    >>> __getattr__("Registry").__name__
-    'Registry'
+    >>> __getattr__, __dir__ = lazy_names("zoo", {"Card": "card"})
+    >>> __getattr__("Card").__name__
+    'Card'
     """
 
     clash = [name for name, file in table.items() if name == file]
