@@ -63,6 +63,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             plain[name] = tensor.clone()
         seen.add(address)
     save_file(plain, path, metadata={"format": "pt", **(metadata or {})})
+    path.chmod(0o644)  # safetensors keeps others from reading; a zoo may be shared
 
 
 class FileTensors(Mapping[str, "torch.Tensor"]):
