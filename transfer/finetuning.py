@@ -20,7 +20,7 @@ from transfer.evaluation import Evaluation, evaluate
 from transfer.tasks import Task
 from transfer.training.settings import TuneSettings
 from transfer.training.tuning import Tuned, tune
-from zoo import Card, Module
+from zoo import Card, Module, Zoo
 
 if TYPE_CHECKING:
     from transfer.initialization import Initialization
@@ -145,7 +145,17 @@ def _starting_point(
     if fits is not None:
         fits(backbone.fingerprint, backbone.name)
     named = getattr(start, "id", None) or getattr(start, "name", None) or "a given start"
-    return delta, str(named), None
+    return delta, str(named), _start_behind(start, zoo)
+
+
+def _start_behind(start: Any, zoo: Any) -> Mapping[str, Tensor] | None:
+    """The shared start that the modules of an initialization, or a module, were trained from, if it is known."""
+    if isinstance(start, Module):
+        return start.start()
+    recipe = getattr(start, "recipe", {})
+    name = recipe.get("start") if recipe else getattr(start, "start", None)
+    searched = zoo if zoo is not None else Zoo.starter()
+    return searched.get_start(name) if name and searched.has_start(name) else None
 
 
 def _as_module(

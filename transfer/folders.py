@@ -26,14 +26,14 @@ def whole_folder(folder: Path, files: Sequence[str], mark: str) -> Iterator[Path
     Raises:
         ConfigError: something else is there.
     """
-    old = _replaceable(folder, files, mark)
+    old = check_replaceable(folder, files, mark)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-new-"))
     try:
         part.chmod(0o755)
         yield part
         sync(part)
-        _replaceable(folder, files, mark)  # something may have come there meanwhile
+        check_replaceable(folder, files, mark)  # something may have come there meanwhile
         if old:
             aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
             aside.rmdir()  # its name is all that was wanted
@@ -49,8 +49,12 @@ def whole_folder(folder: Path, files: Sequence[str], mark: str) -> Iterator[Path
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _replaceable(folder: Path, files: Sequence[str], mark: str) -> bool:
-    """True if something is there that may be replaced, False if nothing is, or an empty folder."""
+def check_replaceable(folder: Path, files: Sequence[str], mark: str) -> bool:
+    """True if something is there that may be replaced, False if nothing is, or an empty folder.
+
+    Raises:
+        ConfigError: something else is there.
+    """
     if not os.path.lexists(folder):
         return False
     there = sorted(os.listdir(folder)) if folder.is_dir() and not folder.is_symlink() else None

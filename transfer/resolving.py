@@ -38,6 +38,7 @@ class Start:
     fingerprint: str
     backbone: str
     choices: list[str] | None = None
+    start: str | None = None  # the shared start behind it, as it is called in a zoo
 
     def check_fits(self, fingerprint: str, backbone_name: str, force: bool = False) -> None:
         """Refuse a backbone that it was not made for.
@@ -65,7 +66,14 @@ def load_start(name: str, zoo: Any) -> Start:
     if (folder / "recipe.json").is_file():
         found = Initialization.load(folder)
         recipe = found.recipe
-        return Start(found.delta, name, recipe["fingerprint"], recipe["backbone"], recipe["target"].get("choices"))
+        return Start(
+            found.delta,
+            name,
+            recipe["fingerprint"],
+            recipe["backbone"],
+            recipe["target"].get("choices"),
+            recipe.get("start"),
+        )
     if (folder / "card.json").is_file():
         return _from_module(Module.load(folder), name)
     try:
@@ -80,4 +88,4 @@ def load_start(name: str, zoo: Any) -> Start:
 
 def _from_module(module: Module, name: str) -> Start:
     card = module.card
-    return Start(Delta.from_module(module), name, card.fingerprint, card.backbone, card.data.get("choices"))
+    return Start(Delta.from_module(module), name, card.fingerprint, card.backbone, card.data.get("choices"), card.start)

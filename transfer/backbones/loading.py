@@ -149,9 +149,9 @@ def _device(name: str | None) -> torch.device:
     try:
         where = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"no device {name!r}", hint="--device cpu or cuda") from error
+        raise ConfigError(f"no device {name!r}", hint="device='cpu' or 'cuda'") from error
     if where.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"no device {name!r}", found="torch finds no CUDA here", hint="--device cpu")
+        raise ConfigError(f"no device {name!r}", found="torch finds no CUDA here", hint="device='cpu'")
     return where
 
 

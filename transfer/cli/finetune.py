@@ -66,8 +66,11 @@ def finetune(
     named = method if begin is None else begin.delta.method.method
     task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template)
     folder = out or Path(f"{task.name}-{named}-tuned")
-    if (folder / "card.json").exists() and not overwrite:
-        raise ConfigError(f"{folder} already holds a finished result", hint="--overwrite, or another --out")
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "card.json").is_file():
+            raise ConfigError(f"{folder} is there already and holds something else", hint="another --out")
+        if not overwrite:
+            raise ConfigError(f"{folder} already holds a finished result", hint="--overwrite, or another --out")
     show_task(output, task)
     loaded = options.read_backbone(backbone, kind, precision, max_length)
     if begin is not None:

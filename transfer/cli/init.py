@@ -13,7 +13,7 @@ from transfer.cli.output import Output
 EXAMPLES = """\b
 Examples:
   transfer init --target boolq --method lora
-  transfer init --target reviews.csv --choices bad,good --top-k 3 --out reviews-lora"""
+  transfer init --target reviews.csv --label-column verdict --choices bad,good --top-k 3"""
 
 
 def init(
@@ -68,10 +68,14 @@ def init(
 ) -> None:
     """Build an initialization for TARGET from the modules in the zoo, and say whether it helps."""
     from transfer.cli.report import show_initialization, show_task
+    from transfer.folders import check_replaceable
+    from transfer.initialization import FILES, RECIPE
     from transfer.initializing import initialize
 
     output = Output(as_json=as_json, quiet=quiet)
     task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template)
+    folder = out or Path(f"{task.name}-{method}")
+    check_replaceable(folder, FILES, RECIPE)  # before the work, not after it
     show_task(output, task)
     loaded = options.read_backbone(backbone, kind, precision, max_length)
     with output.working():
@@ -93,7 +97,6 @@ def init(
             force=force,
             say=output.say,
         )
-    folder = out or Path(f"{task.name}-{method}")
     initialization.save(folder)
     described = options.again(
         target,
@@ -102,7 +105,13 @@ def init(
         label_column=label_column,
         choices=choices,
         template=template,
-        backbone=None if backbone == "embedded" else backbone,
         examples=None if examples == 64 else str(examples),
+        seed=None if seed == 0 else str(seed),
+        backbone=None if backbone == "embedded" else backbone,
+        kind=None if kind == "auto" else kind,
+        precision=None if precision == "auto" else precision,
+        max_length=None if max_length == 128 else str(max_length),
+        batch_size=None if batch_size == 16 else str(batch_size),
+        zoo=None if zoo is None else str(zoo),
     )
     show_initialization(output, initialization, folder, described)

@@ -43,10 +43,10 @@ def predict(
 
     output = Output(as_json=as_json, quiet=quiet)
     start = None if delta is None else load_start(delta, options.open_zoo(zoo))
-    given = options.split_names(choices)
-    if given is None and start is not None:
-        given = start.choices
-    rows, fields = load_rows(file, input_column=input_column, choices=given, template=template)
+    rows, fields = load_rows(file, input_column=input_column, choices=options.split_names(choices), template=template)
+    if start is not None and start.choices:
+        # What the delta was trained to choose from, for rows that bring no choices of their own.
+        rows = [{"choices": start.choices, **row} for row in rows]
     loaded = options.read_backbone(backbone, kind, precision, max_length)
     if start is not None:
         start.check_fits(loaded.fingerprint, loaded.name)
