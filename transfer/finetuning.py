@@ -201,7 +201,13 @@ def _as_module(
         start=name,
         steps=tuned.steps,
         max_length=backbone.max_length,
-        provenance={**versions(), "started_from": named, "best_step": tuned.best_step},
+        provenance={
+            **versions(),
+            "base_model": backbone.base_model,
+            "kind": backbone.kind,
+            "started_from": named,
+            "best_step": tuned.best_step,
+        },
     )
     module = Module.new(card, delta.tensors, signature)
     return add_to.add(module) if add_to is not None else module

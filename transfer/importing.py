@@ -81,7 +81,7 @@ def import_checkpoint(
         fingerprint=backbone.fingerprint,
         license=license,
         max_length=backbone.max_length,
-        provenance={"read_from": folder.name, "said_backbone": checkpoint.backbone or "nothing"},
+        provenance={"kind": backbone.kind, "read_from": folder.name, "said_backbone": checkpoint.backbone or "nothing"},
     )
     dropped = tuple(f"left out {name}: it is no part of the delta" for name in checkpoint.dropped)
     return Imported(Module.new(card, tensors, signature), (*checkpoint.notes, *dropped))

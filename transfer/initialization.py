@@ -114,7 +114,9 @@ class Initialization:
                 hint="save it without for_model, and use it with load and attach",
             )
         with whole_folder(folder, FILES, RECIPE) as part:
-            names = format_.write(part, method, settings, tensors, recipe["backbone"], recipe["kind"])
+            names = format_.write(
+                part, method, settings, tensors, recipe.get("base_model", recipe["backbone"]), recipe["kind"]
+            )
             files = {name: sha256(part / name) for name in names}
             own = {"for_model": for_model, "front": front, "files": files}
             text = json.dumps({**recipe, "saved": own}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

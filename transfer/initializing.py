@@ -264,6 +264,7 @@ class _Job:
             "method": delta.method.method,
             "settings": dict(delta.settings),
             "backbone": backbone.name,
+            "base_model": backbone.base_model,
             "fingerprint": backbone.fingerprint,
             "kind": backbone.kind,
             "max_length": backbone.max_length,

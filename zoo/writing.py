@@ -35,9 +35,14 @@ def write_module(folder: Path, module: Module) -> Record:
     check_shapes(card.method, card.settings, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     _check_id(module, digest(tensors))
     format_ = format_for(card.method, card.settings, tensors)
-    kind = card.provenance.get("kind")
+    kind, base = card.provenance.get("kind"), card.provenance.get("base_model")
     names = format_.write(
-        folder, card.method, card.settings, tensors, card.backbone, kind if isinstance(kind, str) else None
+        folder,
+        card.method,
+        card.settings,
+        tensors,
+        base if isinstance(base, str) else card.backbone,
+        kind if isinstance(kind, str) else None,
     )
     for name in names:
         sync(folder / name)

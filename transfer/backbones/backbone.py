@@ -19,6 +19,8 @@ from transfer.errors import BackboneError, ConfigError, DataError, DeltaError
 
 Example = Mapping[str, Any]
 
+EMBEDDED_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+
 
 class LoadedKeys(NamedTuple):
     """What `load_state_dict` reports, in the form that torch and the Trainer expect."""
@@ -116,6 +118,11 @@ class Backbone(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.model.parameters()).device
+
+    @property
+    def base_model(self) -> str:
+        """The name by which other libraries find the same weights: a Hub id for the embedded one, else `name`."""
+        return EMBEDDED_ON_HUB if self.name == "embedded" else self.name
 
     @property
     def width(self) -> int:

@@ -62,6 +62,8 @@ def _card(record: Record, task: Task, backbone: Backbone, start: str) -> Card:
         max_length=backbone.max_length,
         provenance={
             **versions(),
+            "base_model": backbone.base_model,
+            "kind": backbone.kind,
             "learning_rate": record.learning_rate,
             "batch_size": record.batch_size,
             "best_step": record.best_step,
