@@ -20,6 +20,7 @@ from transfer.deltas import METHODS
 from transfer.errors import DataError, TransferError
 from transfer.progress import track
 from transfer.tasks.facts import Facts
+from zoo import Zoo
 from zoo.errors import ExplainedError
 
 
@@ -49,7 +50,8 @@ def build_zoo(
     names, built = _tasks(tasks, only, settings)
     records = Records(out)
     jobs = [Job(name, method) for method in settings.methods for name in names]
-    found = {job: record for job in jobs if (record := records.get(job.task, job.method)) is not None}
+    stored = {(entry.task, entry.method) for entry in Zoo(out).entries()}
+    found = {job: record for job in jobs if (record := _finished(job, records, stored, settings)) is not None}
     todo = [job for job in jobs if job not in found]
     cores = os.cpu_count() or 1
     workers = max(1, workers or cores)
@@ -72,6 +74,18 @@ def build_zoo(
         ) from error
     write_report(built, settings, out)
     return built
+
+
+def _finished(job: Job, records: Records, stored: set[tuple[str, str]], settings: BuildSettings) -> Record | None:
+    """The record of a job that need not be done again: it failed, it is in the zoo, or its tensors wait to go there.
+
+    So records can be passed on without the tensors of what failed, and the build goes on from them elsewhere.
+    """
+    record = records.get(job.task, job.method)
+    if record is None or record.reason(settings.criterion) is not None:
+        return record
+    kept = (job.task, job.method) in stored or records.has_tensors(job.task, job.method)
+    return record if kept else None
 
 
 def choose(built: Built, settings: BuildSettings) -> list[Job]:

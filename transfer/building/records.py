@@ -112,6 +112,10 @@ class Records:
             return None
         return Record(**json.loads(path.read_text(encoding="utf-8")))
 
+    def has_tensors(self, task: str, method: str) -> bool:
+        """True while what was trained still lies beside its record; once it is in the zoo it may go."""
+        return (self.folder / f"{task}-{method}.safetensors").is_file()
+
     def tensors(self, task: str, method: str) -> dict[str, torch.Tensor]:
         """Canonical name -> stored tensor."""
         return load_file(self.folder / f"{task}-{method}.safetensors")

@@ -18,6 +18,7 @@ from transfer.deltas.method import DeltaMethod
 from transfer.tasks import Task
 from transfer.training.measuring import Measured, measure
 from transfer.training.tuning import tune
+from zoo import Zoo
 
 
 def train_source(backbone: Backbone, task: Task, method_name: str, settings: BuildSettings, records: Records) -> Record:
@@ -85,7 +86,11 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
 def shared_start(
     backbone: Backbone, method: DeltaMethod, settings: BuildSettings, records: Records
 ) -> dict[str, Tensor]:
-    """The start of all modules of a method: drawn once, kept as fp16, used as fp32."""
+    """The start of all modules of a method: drawn once, kept as fp16, used as fp32. What the zoo has goes first."""
+    zoo = Zoo(records.folder.parent)
+    name = zoo.find_start(method.method, method.start_settings(backbone.model), backbone.fingerprint)
+    if name is not None:
+        return dict(zoo.get_start(name))
     kept = records.start(method.method, lambda: method.draw(backbone.model, settings.start_seed))
     return {name: value.float() for name, value in kept.items()}
 

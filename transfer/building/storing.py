@@ -26,14 +26,14 @@ def store_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
     if record is None:
         raise DataError(f"there is no record of {task.name} {method_name}", hint="transfer zoo build trains it")
     zoo = Zoo(records.folder.parent)
+    there = zoo.find(task=task.name, method=method_name, fingerprint=backbone.fingerprint)
+    if there:
+        return there[0]
     method = METHODS.get(method_name).from_settings(record.settings)
     start = shared_start(backbone, method, settings, records)
     name = zoo.add_start(method_name, method.start_settings(backbone.model), backbone.fingerprint, start)
     tensors = records.tensors(task.name, method_name)
     card = _card(record, task, backbone, name)
-    module = Module.new(card, tensors)
-    if module.id in zoo:
-        return zoo.get(module.id)
     encoded = backbone.encode(task.train, task.fields)
     own = module_signature(backbone, encoded, method, {n: t.float() for n, t in tensors.items()}, start)
     siblings = zoo.find(task=task.name, fingerprint=backbone.fingerprint)
