@@ -1,0 +1,93 @@
+"""Writes the tables of README.md and docs/results.md from the rows that are checked in.
+
+    python -m benchmarks.tables           writes them
+    python -m benchmarks.tables --check   exits with 1 when a page shows anything else
+
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rows import Rows
+from benchmarks.speed import init as speed
+from benchmarks.strategies import run as strategies
+from benchmarks.strategies.table import table as strategies_table
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/results.md")
+NOTHING = "*No rows are checked in yet.*"
+MARK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown; "nothing yet" without rows."""
+    lines = ["| " + " | ".join(str(value) for value in row) + " |" for row in rows]
+    if not lines:
+        return NOTHING
+    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines])
+
+
+def of_strategies() -> str:
+    """Test accuracy after 60 steps, from each start."""
+    rows = Rows(strategies.HERE / "results.jsonl", strategies.KEY).rows
+    return strategies_table(rows, 60) if rows else NOTHING
+
+
+def of_speed() -> str:
+    """Seconds of `transfer init`, a row per family of estimators."""
+    rows = Rows(speed.HERE / "init.jsonl", ("target", "method", "estimator")).rows
+    seconds = {(row["estimator"], row["method"]): f"{row['seconds']:.0f} s ({row['verdict']})" for row in rows}
+    families = dict.fromkeys(row["estimator"] for row in rows)
+    table = [[family, *(seconds.get((family, method), "-") for method in speed.METHODS)] for family in families]
+    return markdown(["estimator", *speed.METHODS], table)
+
+
+def of_starter() -> str:
+    """Every module that was trained for the starter zoo, kept or not."""
+    path = ROOT / "zoo" / "starter" / "build.json"
+    results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
+    table = []
+    for row in sorted(results, key=lambda row: (row["category"], row["task"], row["method"])):
+        z = row["z"]
+        figures = [row.get(f"{who}test_accuracy") for who in ("", "untrained_", "majority_")]
+        shares = ["-" if value is None else f"{value:.3f}" for value in figures]
+        least = f"{min(z.values()):.1f}" if z else "-"
+        table.append([row["task"], row["category"], row["method"], *shares, least, "yes" if row["kept"] else "no"])
+    return markdown(["task", "category", "method", "module", "untrained", "majority", "z", "kept"], table)
+
+
+TABLES: dict[str, Callable[[], str]] = {"strategies": of_strategies, "speed": of_speed, "starter": of_starter}
+
+
+def filled(text: str) -> str:
+    """The page with its tables as the rows give them."""
+    return MARK.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n\n{found[4]}", text)
+
+
+def main() -> None:
+    """Write or check every page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    stale = []
+    for name in PAGES:
+        page = ROOT / name
+        text = page.read_text(encoding="utf-8")
+        new = filled(text)
+        if new != text:
+            stale.append(name)
+            if not options.check:
+                page.write_text(new, encoding="utf-8")
+    if options.check and stale:
+        raise SystemExit(f"tables are not those of the rows in {', '.join(stale)}; run: python -m benchmarks.tables")
+
+
+if __name__ == "__main__":
+    main()
