@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transfer.ensembling import merge, weigh
 
 from benchmarks.rows import Rows
 from transfer.backbones import Backbone, load_backbone
+from transfer.ensembling import merge, weigh
 from transfer.evaluation import evaluate
 from transfer.similarity import Target, find_sources, score
 from transfer.tasks import Task, load_task
