@@ -58,6 +58,14 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def write_through(path: Path, content: bytes) -> None:
+    """Write a new file and have it on the disk; for folders that nobody sees yet."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a kill at any moment leaves the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zoo.card import Card
 from zoo.errors import PathError
-from zoo.files import check_file_hash, sha256, sync, write_whole
+from zoo.files import check_file_hash, sha256, sync, write_through, write_whole
 from zoo.formats import format_for
 from zoo.module import Module, signature_path
 from zoo.record import FILE, SIGNATURE, START, Record
@@ -144,7 +144,7 @@ def _said(card: Card) -> Card:
 def _finish(folder: Path, record: Record, own: Signature, whole: Signature) -> None:
     files = dict(record.files)
     if own:
-        write_whole(folder / SIGNATURE, own.to_bytes())
+        write_through(folder / SIGNATURE, own.to_bytes())
         files[SIGNATURE] = sha256(folder / SIGNATURE)
     record = dataclasses.replace(record, files=files, holds=whole.holds)
-    write_whole(folder / FILE, record.to_text().encode())
+    write_through(folder / FILE, record.to_text().encode())

@@ -348,3 +348,21 @@ def test_errors_are_zoo_errors_with_three_parts(filled):
         filled.get("boolq-lora-00000000")
     assert caught.value.found == "6 modules"
     assert str(caught.value).count("\n") == 2
+
+
+def test_everything_is_on_the_disk_before_it_is_renamed_to_its_place(zoo, synced, monkeypatch):
+    at_rename = []
+    real = os.rename
+
+    def rename(source, target):
+        at_rename.append((target, list(synced)))
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    stored = zoo.add(module_of(signature=signature_of(), start=True))
+    folder, before = at_rename[-1]
+    assert folder == stored.folder
+    files = [*stored.folder.iterdir(), *(zoo.path / "starts").iterdir(), *(zoo.path / "signatures").iterdir()]
+    assert len(files) == 6
+    assert {path.stat().st_ino for path in [*files, stored.folder]} <= set(before)
+    assert (zoo.path / "modules").stat().st_ino in synced[len(before) :]
