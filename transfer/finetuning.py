@@ -216,7 +216,7 @@ def _as_module(
 def data_of(task: Task) -> dict[str, Any]:
     """What a card says of the data."""
     return {
-        "source": task.source,
+        "source": origin_of(task),
         "kind": task.kind,
         "metric": task.metric,
         "sizes": task.sizes,
@@ -225,6 +225,13 @@ def data_of(task: Task) -> dict[str, Any]:
         "choices": task.labels,
         "fingerprint": task.fingerprint,
     }
+
+
+def origin_of(task: Task) -> str:
+    """Where the data is from, in the words of its own `task.json` or the catalogue; never a path of this machine."""
+    if task.provenance:
+        return task.provenance
+    return task.name if task.origin == "path" else f"{task.origin}: {task.name}"
 
 
 def versions() -> dict[str, str]:

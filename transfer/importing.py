@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def import_checkpoint(
     if backbone is None:
         raise ConfigError(
             f"{folder} does not say which weights it was trained on",
-            hint=f"transfer zoo add {folder} --backbone embedded (or a folder, or a Hub id)",
+            found="a backbone is a folder, a Hub id, or embedded",
+            hint=f"transfer zoo add {shlex.quote(str(folder))} --backbone embedded",
         )
     places = [name for name, _ in backbone.model.named_modules() if name]
     attention = METHODS.get("prefix")().places(backbone.model) if _is_prefix(folder) else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transfer.deltas.delta import Delta
 from transfer.errors import DeltaError, UnknownNameError
-from zoo import FingerprintError, Module, UnknownModuleError
+from zoo import FingerprintError, Module, PathError, UnknownModuleError
 
 
 def as_delta(thing: Any) -> Delta | None:
@@ -78,11 +79,13 @@ def load_start(name: str, zoo: Any) -> Start:
         return _from_module(Module.load(folder), name)
     try:
         return _from_module(zoo.get(name), name)
-    except (UnknownModuleError, ValueError) as error:
+    except (UnknownModuleError, PathError) as error:
         raise UnknownNameError(
             f"no folder and no module named {name!r}",
             found="a folder counts when it holds recipe.json or card.json",
-            hint="transfer zoo ls",
+            hint=f"transfer zoo add {shlex.quote(name)} --backbone embedded"
+            if (folder / "adapter_config.json").is_file()
+            else "transfer zoo ls",
         ) from error
 
 

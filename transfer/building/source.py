@@ -15,6 +15,7 @@ from transfer.building.records import Record, Records
 from transfer.building.settings import BuildSettings
 from transfer.deltas import METHODS
 from transfer.deltas.method import DeltaMethod
+from transfer.finetuning import origin_of
 from transfer.tasks import Task
 from transfer.training.measuring import Measured, measure
 from transfer.training.tuning import tune
@@ -74,7 +75,7 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
         seed=settings.tune.seed,
         seconds=tuned.seconds,
         sizes=task.sizes,
-        source=task.source,
+        source=origin_of(task),
         metric=task.metric,
         kind=task.kind,
         data_fingerprint=task.fingerprint,

@@ -54,7 +54,7 @@ def _card(record: Record, task: Task, backbone: Backbone, start: str) -> Card:
         backbone=backbone.name,
         fingerprint=record.fingerprint,
         metrics=nested,
-        data={**data_of(task), "source": origin_of(task)},
+        data=data_of(task),
         license=task.license,
         seed=record.seed,
         start=start,
@@ -70,8 +70,3 @@ def _card(record: Record, task: Task, backbone: Backbone, start: str) -> Card:
             "seconds": round(record.seconds, 1),
         },
     )
-
-
-def origin_of(task: Task) -> str:
-    """Where the data is from, in the words of its own `task.json`; never a path of this machine."""
-    return task.provenance or task.name

@@ -50,3 +50,6 @@ def main() -> None:
     except ExplainedError as error:
         show_error(error)
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -22,7 +22,9 @@ def finetune(
     start: Annotated[
         str | None, typer.Option("--start", "-s", help="What `transfer init` wrote, or a module id; else from scratch.")
     ] = None,
-    method: options.MethodName = "lora",
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="lora, adapter or prefix; with --start it is the start's own.")
+    ] = None,
     steps: Annotated[int, typer.Option("--steps", help="Training steps.")] = 60,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", "--lr", help="Else the method's own.")
@@ -63,7 +65,11 @@ def finetune(
     output = Output(as_json=as_json, quiet=quiet)
     view = options.open_zoo(zoo)
     begin = None if start is None else load_start(start, view)
-    named = method if begin is None else begin.delta.method.method
+    named = (method or "lora") if begin is None else begin.delta.method.method
+    if method not in (None, named):
+        raise ConfigError(
+            f"--method {method} with a start that is {named}", hint=f"leave --method out: {start} decides"
+        )
     task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template)
     folder = out or Path(f"{task.name}-{named}-tuned")
     if folder.exists() and any(folder.iterdir()):
@@ -81,7 +87,7 @@ def finetune(
             task,
             loaded,
             begin,
-            method=method,
+            method=named,
             steps=steps,
             learning_rate=learning_rate,
             batch_size=batch_size,
@@ -96,4 +102,16 @@ def finetune(
         )
     result.save(folder, replace=overwrite)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    show_finetuned(output, result, folder)
+    described = options.again(
+        target,
+        source=source,
+        input_column=input_column,
+        label_column=label_column,
+        choices=choices,
+        template=template,
+        backbone=options.unless(backbone, "embedded"),
+        kind=options.unless(kind, "auto"),
+        precision=options.unless(precision, "auto"),
+        max_length=options.unless(max_length, 128),
+    )
+    show_finetuned(output, result, folder, described)

@@ -28,24 +28,15 @@ def init(
             "--estimator",
             "-e",
             help="family:variant. Families: embedding, gradient, parameters, prediction, neighbours.",
-            rich_help_panel="Weights",
         ),
     ] = "gradient:first-order",
-    how: Annotated[str, typer.Option("--how", help="softmax, uniform or best.", rich_help_panel="Weights")] = "softmax",
-    temperature: Annotated[
-        float, typer.Option("--temperature", help="Of the softmax over standardised scores.", rich_help_panel="Weights")
-    ] = 0.5,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", help="Sources kept; else all.", rich_help_panel="Weights")
-    ] = None,
-    merge: Annotated[
-        str, typer.Option("--merge", help="How modules are merged.", rich_help_panel="Weights")
-    ] = "linear",
+    how: Annotated[str, typer.Option("--how", help="softmax, uniform or best.")] = "softmax",
+    temperature: Annotated[float, typer.Option("--temperature", help="Of the softmax over standardised scores.")] = 0.5,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Sources kept; else all.")] = None,
+    merge: Annotated[str, typer.Option("--merge", help="How modules are merged.")] = "linear",
     exclude: Annotated[
         str | None,
-        typer.Option(
-            "--exclude", help="Tasks or ids left out: a,b; else the target's own task.", rich_help_panel="Weights"
-        ),
+        typer.Option("--exclude", help="Tasks or ids left out: a,b; else the target's own task."),
     ] = None,
     guard: Annotated[
         bool, typer.Option("--guard/--no-guard", help="Tune a few steps from here and from scratch, and compare.")
@@ -105,13 +96,13 @@ def init(
         label_column=label_column,
         choices=choices,
         template=template,
-        examples=None if examples == 64 else str(examples),
-        seed=None if seed == 0 else str(seed),
-        backbone=None if backbone == "embedded" else backbone,
-        kind=None if kind == "auto" else kind,
-        precision=None if precision == "auto" else precision,
-        max_length=None if max_length == 128 else str(max_length),
-        batch_size=None if batch_size == 16 else str(batch_size),
-        zoo=None if zoo is None else str(zoo),
+        examples=options.unless(examples, 64),
+        seed=options.unless(seed, 0),
+        backbone=options.unless(backbone, "embedded"),
+        kind=options.unless(kind, "auto"),
+        precision=options.unless(precision, "auto"),
+        max_length=options.unless(max_length, 128),
+        batch_size=options.unless(batch_size, 16),
+        zoo=zoo,
     )
     show_initialization(output, initialization, folder, described)

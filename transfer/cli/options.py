@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,12 +15,10 @@ if TYPE_CHECKING:
 
 Target = Annotated[str, typer.Option("--target", "-t", help="Task: a name (boolq) or a path (reviews.csv).")]
 MethodName = Annotated[str, typer.Option("--method", "-m", help="lora, adapter or prefix.")]
-BackboneName = Annotated[
-    str, typer.Option("--backbone", "-b", help="embedded, a folder or a Hub id.", rich_help_panel="Backbone")
-]
-Kind = Annotated[str, typer.Option("--kind", help="auto, encoder, seq2seq or causal.", rich_help_panel="Backbone")]
-Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.", rich_help_panel="Backbone")]
-MaxLength = Annotated[int, typer.Option("--max-length", help="Tokens an input is cut to.", rich_help_panel="Backbone")]
+BackboneName = Annotated[str, typer.Option("--backbone", "-b", help="embedded, a folder or a Hub id.")]
+Kind = Annotated[str, typer.Option("--kind", help="auto, encoder, seq2seq or causal.")]
+Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
+MaxLength = Annotated[int, typer.Option("--max-length", help="Tokens an input is cut to.")]
 ZooFolder = Annotated[
     Path | None,
     typer.Option("--zoo", help="Your zoo; else $TRANSFER_ZOO, else the data folder. The starter zoo is searched too."),
@@ -31,22 +30,20 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no more than t
 Force = Annotated[bool, typer.Option("--force", help="Take modules trained on another backbone all the same.")]
 SourceName = Annotated[
     str | None,
-    typer.Option("--source", help="Only look there: path, folder, hub or sample.", rich_help_panel="Target data"),
+    typer.Option("--source", help="Only look there: path, folder, hub or sample."),
 ]
 InputColumn = Annotated[
     str | None,
-    typer.Option("--input-column", help="Column (or a,b) of the input.", rich_help_panel="Target data"),
+    typer.Option("--input-column", help="Column (or a,b) of the input."),
 ]
-LabelColumn = Annotated[
-    str | None, typer.Option("--label-column", help="Column of the right answer.", rich_help_panel="Target data")
-]
+LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Column of the right answer.")]
 Choices = Annotated[
     str | None,
-    typer.Option("--choices", help="Answers in the order of the labels: no,yes.", rich_help_panel="Target data"),
+    typer.Option("--choices", help="Answers in the order of the labels: no,yes."),
 ]
 Template = Annotated[
     str | None,
-    typer.Option("--template", help='Builds the input: "question: {q} text: {t}".', rich_help_panel="Target data"),
+    typer.Option("--template", help='Builds the input: "question: {q} text: {t}".'),
 ]
 
 
@@ -101,12 +98,19 @@ def open_zoo(folder: Path | None) -> ZooView:
     return ZooView(zoos(folder))
 
 
-def again(target: str, **flags: str | None) -> str:
-    """The flags that describe the target, for the command that comes next."""
-    import shlex
+def again(target: str, **flags: object) -> str:
+    """The flags that describe the target, for the command that comes next; what is None is left out.
 
+    >>> again("my reviews.csv", label_column="verdict", source=None, max_length=64)
+    "--target 'my reviews.csv' --label-column verdict --max-length 64"
+    """
     words = ["--target", target]
     for name, value in flags.items():
         if value is not None:
-            words += [f"--{name.replace('_', '-')}", value]
+            words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)
+
+
+def unless(value: object, default: object) -> object | None:
+    """None for what an option is by default, so that `again` leaves it out."""
+    return None if value == default else value

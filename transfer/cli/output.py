@@ -26,6 +26,16 @@ class Output:
         if not self.quiet:
             _console().print(text, style=style, markup=False, highlight=False, soft_wrap=False)
 
+    def path(self, text: str) -> None:
+        """A line that holds a path: never wrapped, so that it can be copied."""
+        if not self.quiet:
+            _console().print(text, soft_wrap=True)
+
+    def command(self, text: str) -> None:
+        """A command to copy, in a line of its own."""
+        if not self.quiet:
+            print(f"  {text}")
+
     def result(self, text: str) -> None:
         """A line that is printed also when quiet, unless JSON was asked for: what a script would read."""
         if not self.as_json:
@@ -78,9 +88,9 @@ class Output:
 def _console() -> Any:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if console.width > WIDTH or not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+        console = Console(highlight=False, markup=False, emoji=False, width=WIDTH)
     return console
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ CLOSEST = 10  # source modules that are printed
 def show_task(output: Output, task: Task) -> None:
     """Where the target data came from, and how much of it there is."""
     sizes = task.sizes
-    output.say(f"{task.name}: {sizes['train']} train, {sizes['dev']} dev, {sizes['test']} test examples; {task.source}")
+    output.say(f"{task.name}: {sizes['train']} train, {sizes['dev']} dev, {sizes['test']} test examples")
+    output.path(f"from {task.source}")
     for note in task.notes:
         output.say(f"note: {note}")
 
@@ -39,9 +41,11 @@ def show_initialization(output: Output, initialization: Initialization, folder: 
     if initialization.verdict is not None:
         # The line above names the licences already.
         output.say(f"verdict: {replace(initialization.verdict, licences=()).text}", style="bold")
-    output.say(f"saved to {folder} in {sum(recipe['seconds'].values()):.0f} s")
+    output.path(f"saved to {folder} in {sum(recipe['seconds'].values()):.0f} s")
     output.say("next:")
-    output.result(f"  transfer finetune {target} --start {folder}")
+    output.command(f"transfer finetune {target} --start {shlex.quote(str(folder))}")
+    if output.quiet:
+        output.result(str(folder))
 
 
 def closest(recipe: dict[str, Any]) -> list[tuple[str, float, float]]:
@@ -51,7 +55,7 @@ def closest(recipe: dict[str, Any]) -> list[tuple[str, float, float]]:
     return [(name, scores[name], weights.get(name, 0.0)) for name in order]
 
 
-def show_finetuned(output: Output, result: Finetuned, folder: Path) -> None:
+def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str) -> None:
     """How training went on dev, what came out on test, and where it is."""
     tuned = result.tuned
     output.json(
@@ -75,9 +79,11 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path) -> None:
     if result.before is not None:
         output.say(f"{result.before.split} at the start: {summary(result.before)}")
     output.say(f"{result.after.split} after tuning from {result.start}: {summary(result.after)}", style="bold")
-    output.say(f"saved to {folder} as {result.module.id}")
+    output.path(f"saved to {folder} as {result.module.id}")
     output.say("next:")
-    output.result(f"  transfer evaluate --target {result.task.name} --delta {folder}")
+    output.command(f"transfer evaluate {target} --delta {shlex.quote(str(folder))}")
+    if output.quiet:
+        output.result(f"{result.after.metric}\t{result.after.metrics[result.after.metric]:.4f}\t{folder}")
 
 
 def show_evaluation(output: Output, found: Evaluation, what: str) -> None:

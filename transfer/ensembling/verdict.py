@@ -48,7 +48,7 @@ class Verdict:
         if self.outcome == "hurts":
             said += "; scratch is kept in its place"
         if self.licences and self.outcome != "hurts":
-            said += f"; merged from sources under {', '.join(self.licences)}"
+            said += f"; merged from sources under {' | '.join(self.licences)}"  # licences have commas of their own
         return said
 
     def _evidence(self) -> str:

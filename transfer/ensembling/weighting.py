@@ -77,7 +77,7 @@ def check_settings(how: str, temperature: float, top_k: int | None) -> None:
 def standardised(values: np.ndarray) -> np.ndarray:
     """Mean 0 and standard deviation 1 (ddof 0); zeros where there is no spread. (modules,) to (modules,).
 
-    >>> standardised(np.array([1.0, 3.0])).tolist()
+    >>> standardised(np.array([2.0, 4.0])).tolist()
     [-1.0, 1.0]
     """
     largest = float(np.abs(values).max())

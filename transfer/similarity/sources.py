@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -55,7 +56,8 @@ def find_sources(
     raise SourceError(
         f"no {name!r} module for backbone {backbone.name!r}",
         found=_instead(there, len(fitting), backbone, name),
-        hint=f"transfer zoo build --backbone {backbone.name} --methods {name} --tasks DIR --out DIR",
+        hint=f"transfer zoo build --backbone {shlex.quote(backbone.name)} --kind {backbone.kind} "
+        f"--methods {name} --tasks DIR --out DIR",
     )
 
 
