@@ -72,7 +72,7 @@ def test_the_text_has_steps_numbers_and_licences():
     )
     assert verdict.text == (
         "it helps after 20 steps: dev loss 0.500 from here, 0.620 from scratch (difference -0.120, 90% interval "
-        "-0.160 to -0.080, 64 dev examples); merged from sources under CC BY 4.0, MIT"
+        "-0.160 to -0.080, 64 dev examples); merged from sources under CC BY 4.0 | MIT"
     )
 
 

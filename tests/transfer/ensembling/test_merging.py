@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 from transfer.deltas import METHODS
 from transfer.ensembling import MERGES, merge
 from transfer.errors import ConfigError, DeltaError, UnknownNameError
-from zoo import Zoo
+from zoo import Module, Zoo
 from zoo.errors import UnknownModuleError
 
 weights_ = st.floats(-4, 4).map(lambda value: round(value, 3))
@@ -132,6 +135,23 @@ def test_linear_weights_that_sum_to_1_are_a_plain_average_of_tensors(makes):
 def test_linear_with_all_weights_0_is_the_shared_start(makes):
     modules = makes.modules(2)
     equal(merge(modules, {module.id: 0.0 for module in modules}).tensors, makes.tensors(seed=0))
+
+
+def test_linear_holds_one_module_at_a_time(makes, monkeypatch):
+    alive: list[weakref.ref] = []
+    read = Module.tensors
+
+    def tensors(self, dtype=None):
+        gc.collect()
+        assert not any(other() for other in alive), "the module before is still in memory"
+        found = {name: value.clone() for name, value in read(self, dtype).items()}
+        alive.extend(weakref.ref(value) for value in found.values())
+        return found
+
+    modules = makes.modules(5)
+    monkeypatch.setattr(Module, "tensors", tensors)
+    merge(modules, {module.id: 0.2 for module in modules})
+    assert len(alive) >= 5 * 4
 
 
 def test_linear_reads_half_precision_and_computes_in_full(makes):
