@@ -29,16 +29,18 @@ export TOKENIZERS_PARALLELISM = false
 	@touch $@
 
 demo: .venv/demo-installed
-	@for target in $(TARGETS); do \
+	@rm -rf demo; for target in $(TARGETS); do \
 		echo; echo "== $$target: an initialization from the starter zoo"; \
 		$(BIN)/transfer init --target $$target --method lora --source sample --out demo/$$target-lora || exit 1; \
 		echo; echo "== $$target: $(STEPS) steps from it"; \
 		$(BIN)/transfer finetune --target $$target --source sample --start demo/$$target-lora \
-			--steps $(STEPS) --out demo/$$target-lora-tuned --overwrite || exit 1; \
+			--steps $(STEPS) --out demo/$$target-lora-tuned || exit 1; \
 		echo; echo "== $$target: $(STEPS) steps from scratch"; \
 		$(BIN)/transfer finetune --target $$target --source sample --method lora \
-			--steps $(STEPS) --out demo/$$target-lora-scratch --overwrite || exit 1; \
-	done
+			--steps $(STEPS) --out demo/$$target-lora-scratch || exit 1; \
+	done; \
+	echo; echo "== test accuracy, side by side"; \
+	$(BIN)/transfer compare $(foreach target,$(TARGETS),demo/$(target)-lora-tuned demo/$(target)-lora-scratch)
 
 lint: .venv/test-installed
 	$(BIN)/ruff check .

@@ -39,7 +39,7 @@ class Rows:
 
 
 def environment() -> dict[str, Any]:
-    """Commit, versions, processor and peak memory: what a row needs to be checked a year later."""
+    """Commit, versions, processor and peak memory (of this process or of one it ran): what a later check needs."""
     root = Path(__file__).resolve().parent.parent
 
     def git(*words: str) -> str:
@@ -51,6 +51,8 @@ def environment() -> dict[str, Any]:
         "commit": git("rev-parse", "--short", "HEAD"),
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", "transfer", "zoo")),
         "device": f"cpu, {platform.machine()}",
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_memory_mib": max(
+            resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        ),
         "versions": {name: version(name) for name in ("torch", "transformers", "transfer-zoo")},
     }

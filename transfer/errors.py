@@ -13,6 +13,10 @@ class ConfigError(TransferError, ValueError):
     """A setting is outside its range, or two settings exclude each other."""
 
 
+class DivergedError(ConfigError):
+    """A tune came to tensors that are no longer finite."""
+
+
 class UnknownNameError(TransferError, LookupError):
     """No such name. LookupError, since KeyError would show the message in quotes and escape its newlines."""
 

@@ -20,7 +20,7 @@ from transfer.evaluation import Evaluation, evaluate
 from transfer.tasks import Task
 from transfer.training.settings import TuneSettings
 from transfer.training.tuning import Tuned, tune
-from zoo import Card, Module, Zoo
+from zoo import Card, Module, Zoo, ZooView
 
 if TYPE_CHECKING:
     from transfer.initialization import Initialization
@@ -100,7 +100,8 @@ def finetune(
     backbone = backbone if backbone is not None else load_backbone()
     if keep not in ("best", "last"):
         raise ConfigError(f"keep must be 'best' or 'last', got {keep!r}")
-    delta, named, shared = _starting_point(start, method, backbone, zoo)
+    searched = ZooView([part for part in (add_to, zoo if zoo is not None else Zoo.starter()) if part is not None])
+    delta, named, shared = _starting_point(start, method, backbone, searched)
     settings = TuneSettings(
         steps=steps,
         learning_rate=learning_rate,
@@ -154,8 +155,7 @@ def _start_behind(start: Any, zoo: Any) -> Mapping[str, Tensor] | None:
         return start.start()
     recipe = getattr(start, "recipe", {})
     name = recipe.get("start") if recipe else getattr(start, "start", None)
-    searched = zoo if zoo is not None else Zoo.starter()
-    return searched.get_start(name) if name and searched.has_start(name) else None
+    return zoo.get_start(name) if name and zoo.has_start(name) else None
 
 
 def _as_module(
@@ -186,7 +186,7 @@ def _as_module(
     best = next((row for row in tuned.history if row["step"] == tuned.best_step), None)
     metrics: dict[str, Any] = {after.split: after.metrics}
     if best is not None:
-        metrics["dev"] = {"loss": best["loss"], "accuracy": best["accuracy"]}
+        metrics["dev"] = {name: value for name, value in best.items() if name != "step"}
     card = Card(
         task=task.name,
         category=task.category,

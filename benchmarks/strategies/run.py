@@ -130,6 +130,8 @@ def main() -> None:
                         **key,
                         accuracy_step0=before["accuracy"],
                         **{f"accuracy_step{options.steps}": after["accuracy"], "macro_f1": after["macro_f1"]},
+                        learning_rate=factor * run.target.method.learning_rate,
+                        best_step=tuned.best_step,
                         dev_history=tuned.history,
                         sources=len(run.modules),
                         seconds_start=round(scored, 2),

@@ -39,7 +39,9 @@ def finetune(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the result; else TARGET-METHOD-tuned.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished result in that folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin again where that folder holds a result or an unfinished run.")
+    ] = False,
     zoo: options.ZooFolder = None,
     add: Annotated[bool, typer.Option("--add", help="Add the result to your zoo, with its signature.")] = False,
     source: options.SourceName = None,
@@ -82,6 +84,8 @@ def finetune(
     if begin is not None:
         begin.check_fits(loaded.fingerprint, loaded.name)
     checkpoints = folder.parent / f".{folder.name}-checkpoints"
+    if overwrite:
+        shutil.rmtree(checkpoints, ignore_errors=True)
     with output.working():
         result = run(
             task,

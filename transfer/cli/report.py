@@ -73,7 +73,7 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str)
     )
     output.table(
         ("step", "dev loss", "dev accuracy"),
-        [(int(row["step"]), row["loss"], row["accuracy"]) for row in tuned.history],
+        [(int(row["step"]), row["loss"], row.get("accuracy")) for row in tuned.history],
     )
     output.say(f"kept step {tuned.best_step} of {tuned.steps}, {tuned.seconds:.0f} s")
     if result.before is not None:

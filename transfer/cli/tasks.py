@@ -17,12 +17,13 @@ app = typer.Typer(no_args_is_help=True, help="Tasks in reach: ls, show.", rich_m
 def ls(
     category: Annotated[str | None, typer.Option("--category", help="Only this category.")] = None,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """List the tasks known by name, and where each would come from."""
     from transfer.tasks import list_tasks
 
     rows = [row for row in list_tasks() if category in (None, row.category)]
-    out = Output(as_json=as_json)
+    out = Output(as_json=as_json, quiet=quiet)
     out.json([asdict(row) for row in rows])
     out.table(
         ("task", "category", "kind", "from", "train/dev/test"),
@@ -38,6 +39,9 @@ def ls(
         ],
     )
     out.say(f"{len(rows)} tasks. A file works too: transfer tasks show reviews.csv")
+    if quiet:
+        for row in rows:
+            out.result(row.name)
 
 
 @app.command("show", epilog="Example:  transfer tasks show boolq --source sample")
@@ -50,9 +54,10 @@ def show(
     choices: options.Choices = None,
     template: options.Template = None,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Show where a task comes from, its sizes, its answers and some rows: what training would see."""
-    out = Output(as_json=as_json)
+    out = Output(as_json=as_json, quiet=quiet)
     task = options.read_task(target, None, 42, source, input_column, label_column, choices, template)
     first = [dict(row) for row in task.train.select(range(min(rows, len(task.train))))]
     facts = {
@@ -71,8 +76,10 @@ def show(
     }
     out.json(facts)
     sizes = "/".join(str(n) for n in task.sizes.values())
+    if quiet:
+        out.result(f"{task.name}\t{task.kind}\t{sizes}\t{task.source}")
     out.say(f"{task.name}: {task.kind}, {task.category}; train/dev/test {sizes}; {task.metric}")
-    out.say(f"from     {task.source}")
+    out.path(f"from     {task.source}")
     out.say(f"licence  {task.license}")
     if task.labels is not None:
         out.say(f"answers  {', '.join(task.labels)} (most frequent in test: {task.majority:.1%})")

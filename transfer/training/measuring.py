@@ -13,11 +13,12 @@ from transfer.backbones.encoding import Encoded
 
 @dataclass(frozen=True)
 class Measured:
-    """Per example: loss (n,), predicted choice (n,), right choice (n,)."""
+    """Per example: loss (n,), predicted choice (n,), right choice (n,). `n_choices` is the most that a row has."""
 
     losses: np.ndarray
     predicted: np.ndarray
     labels: np.ndarray
+    n_choices: int = 2
 
     @property
     def correct(self) -> np.ndarray:
@@ -31,7 +32,7 @@ class Measured:
 
     @property
     def accuracy(self) -> float:
-        """Share of right predictions; for generation, where there is one candidate only, it says nothing."""
+        """Share of right predictions; it says nothing where there is one candidate only."""
         return float(self.correct.mean())
 
     @property
@@ -42,7 +43,9 @@ class Measured:
         return float(f1_score(self.labels, self.predicted, average="macro", zero_division=0))
 
     def metrics(self) -> dict[str, float]:
-        """loss, accuracy and macro_f1, as a card holds them."""
+        """loss, accuracy and macro_f1, as a card holds them; the loss alone where there is nothing to choose."""
+        if self.n_choices < 2:
+            return {"loss": self.loss}
         return {"loss": self.loss, "accuracy": self.accuracy, "macro_f1": self.macro_f1}
 
 
@@ -53,4 +56,5 @@ def measure(backbone: Backbone, encoded: Sequence[Encoded]) -> Measured:
         losses=losses.numpy().astype(np.float64),
         predicted=logits.argmax(dim=1).numpy(),
         labels=np.array([row.label for row in encoded]),
+        n_choices=int(logits.shape[1]),
     )

@@ -18,6 +18,7 @@ from transfer.training.sampling import LengthBatches
 from transfer.training.settings import TuneSettings
 
 SAVE_EVERY = 25  # steps between checkpoints at most: what a kill can cost
+MEASURED = ("loss", "accuracy")  # of each look at dev; accuracy only where there is something to choose
 
 
 class TuneTrainer(Trainer):
@@ -42,7 +43,7 @@ class TuneTrainer(Trainer):
         assert self.dev is not None
         backbone: Any = self.model
         found = measure(backbone, self.dev)
-        metrics = {"eval_loss": found.loss, "eval_accuracy": found.accuracy}
+        metrics = {f"eval_{name}": value for name, value in found.metrics().items() if name in MEASURED}
         if self.best is not None:
             self.best.offer(self.state.global_step, found.loss, backbone.state_dict())
         self.log(metrics)
@@ -132,7 +133,7 @@ class _Patience(TrainerCallback):
 def history_of(state: Any) -> list[dict[str, float]]:
     """{"step", "loss", "accuracy"} of each measurement on dev."""
     return [
-        {"step": row["step"], "loss": row["eval_loss"], "accuracy": row["eval_accuracy"]}
+        {"step": row["step"], **{name: row[f"eval_{name}"] for name in MEASURED if f"eval_{name}" in row}}
         for row in state.log_history
         if "eval_loss" in row
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
-from transfer.errors import ConfigError, DataError
+from transfer.errors import ConfigError, DataError, DivergedError
 from transfer.progress import track
 from transfer.training.run_folder import (
     Best,
@@ -78,7 +79,8 @@ def tune(
         description: Of the progress bar.
     Raises:
         DataError: there is nothing to train on, or a row has no label.
-        ConfigError: the folder holds another run, or the tensors are no longer finite.
+        ConfigError: the folder holds another run, or a reparameterised prefix is to be resumed.
+        DivergedError: the tensors are no longer finite.
         DeltaError: the tensors do not fit the method on this backbone.
     """
     if keep not in ("best", "last"):
@@ -86,6 +88,11 @@ def tune(
     settings = settings or TuneSettings()
     if not train:
         raise DataError("there are no training examples", hint="a task with a train split, or a larger --examples")
+    if folder is not None and getattr(method, "reparameterisation", None):
+        raise ConfigError(
+            "a reparameterised prefix cannot go on after a kill: its checkpoints hold the folded prefix only",
+            hint="folder=None, or Prefix() without reparameterisation",
+        )
     dev = dev or None
     for name, rows in (("training", train), ("dev", dev or ())):
         if any(not 0 <= row.label < len(row.choices) for row in rows):
@@ -131,7 +138,9 @@ def tune(
     elif history:
         step = int(history[best_row(history)]["step"])
     if not result or not all(bool(torch.isfinite(value).all()) for value in result.values()):
-        raise ConfigError("the tune diverged: a tensor is no longer finite", hint="a smaller --learning-rate")
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)  # nothing can go on from here, and the next try must not
+        raise DivergedError("the tune diverged: a tensor is no longer finite", hint="a smaller learning rate")
     return Tuned(
         tensors=result,
         history=history,
@@ -154,6 +163,7 @@ def _run(
     """What decides how a run goes."""
     return {
         "backbone": backbone.fingerprint,
+        "precision": backbone.precision,
         "method": {"name": method.method, **method.settings()},
         "start": digest_of_tensors(tensors),
         "settings": settings.__dict__,

@@ -1,0 +1,49 @@
+"""`transfer compare`: results of fine-tuning side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from transfer.cli import options
+from transfer.cli.output import Output
+
+EXAMPLES = """\b
+Example:
+  transfer compare boolq-lora-tuned boolq-lora-scratch"""
+
+
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="What `transfer finetune` wrote.")],
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show what the results in FOLDERS reached on test, with 95% intervals. Nothing is run again."""
+    from transfer.errors import DataError
+    from transfer.evaluation import wilson
+    from zoo import Module
+
+    output = Output(as_json=as_json, quiet=quiet)
+    rows = []
+    for folder in folders:
+        card = Module.load(folder).card
+        metrics, n = card.metrics.get("test"), card.data.get("sizes", {}).get("test")
+        if not metrics or "accuracy" not in metrics or not n:
+            raise DataError(
+                f"{folder} holds no accuracy on test",
+                found=", ".join(card.metrics) or "no metrics",
+                hint="transfer evaluate measures it",
+            )
+        accuracy = float(metrics["accuracy"])
+        low, high = wilson(round(accuracy * n), n)
+        rows.append(
+            (str(folder), str(card.provenance.get("started_from", "-")), accuracy, f"{low:.3f} to {high:.3f}", n)
+        )
+    names = ("result", "from", "accuracy", "95% interval", "n")
+    output.json([dict(zip(names, row, strict=True)) for row in rows])
+    output.table(names, rows, flexible="from")
+    if output.quiet and not as_json:
+        for row in rows:
+            output.result(f"{row[0]}\t{row[2]:.4f}")
