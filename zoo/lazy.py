@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +31,6 @@ def lazy_names(package: str, table: Mapping[str, str]) -> tuple[Callable[[str], 
         return getattr(importlib.import_module(f"{package}.{table[name]}"), name)
 
     def names() -> list[str]:
-        return sorted(table)
+        return sorted({*table, *vars(sys.modules[package])})  # what the package defines itself is there as well
 
     return get, names
