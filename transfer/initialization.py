@@ -17,9 +17,9 @@ from transfer.deltas.attached import Attached
 from transfer.deltas.delta import Delta
 from transfer.ensembling.verdict import Verdict
 from transfer.errors import ConfigError
-from transfer.folders import whole_folder
 from zoo.errors import FingerprintError, FormatError
-from zoo.files import check_file_hash, sha256, sync
+from zoo.files import check_file_hash, sha256
+from zoo.folders import whole_folder
 from zoo.formats import detect, format_for
 from zoo.shapes import check_shapes
 
@@ -97,7 +97,8 @@ class Initialization:
                 `model.base_model.classifier.requires_grad_(True)` trains it along. None writes the names of the bare
                 backbone. `load` reads both.
         Raises:
-            ConfigError: `for_model` is not known, or the folder holds something else.
+            ConfigError: `for_model` is not known.
+            PathError: the folder holds something else.
             FormatError: `for_model` is given and PEFT cannot hold the delta.
         """
         if for_model is not None and for_model not in MODELS:
@@ -121,8 +122,6 @@ class Initialization:
             own = {"for_model": for_model, "front": front, "files": files}
             text = json.dumps({**recipe, "saved": own}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
             (part / RECIPE).write_text(text, encoding="utf-8")
-            for name in (*names, RECIPE):
-                sync(part / name)
         return folder
 
     @classmethod

@@ -63,7 +63,7 @@ class UnknownModuleError(ZooError, LookupError):
 
 
 class PathError(ZooError, ValueError):
-    """An id or a file name would leave the zoo's folder."""
+    """An id or a file name would leave the zoo's folder, or something else stands where a folder shall be written."""
 
 
 class FormatError(ZooError, ValueError):

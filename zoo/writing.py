@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from zoo.card import Card
-from zoo.errors import PathError
+from zoo.errors import PathError, ZooError
 from zoo.files import check_file_hash, sha256, sync, write_through, write_whole
+from zoo.folders import check_replaceable, whole_folder
 from zoo.formats import format_for
 from zoo.module import Module, signature_path
 from zoo.record import FILE, SIGNATURE, START, Record
@@ -77,7 +74,7 @@ def export_module(module: Module, folder: Path, signature: bool) -> Path:
     """See `Zoo.export`."""
     source = module.folder
     assert source is not None
-    with _whole_folder(folder, replace=False) as part:
+    with whole_folder(folder, (), FILE) as part:
         files = {name: known for name, known in module.record.files.items() if name not in (SIGNATURE, START)}
         for name, known in files.items():
             shutil.copyfile(source / name, part / name)
@@ -96,32 +93,25 @@ def save_module(module: Module, folder: Path, replace: bool = False) -> Path:
         folder: Must not be there, or be empty, unless `replace` is True.
         replace: Put it in the place of a module that was saved there before, and of nothing else.
     Raises:
-        PathError: something is in the folder.
+        PathError: something is in the folder, or with `replace` something other than a saved module.
         TensorError: tensors are not finite, or not those of the settings.
     """
-    with _whole_folder(folder, replace) as part:
+    with whole_folder(folder, _saved_names(folder) if replace else (), FILE) as part:
         _finish_alone(part, write_module(part, module), module, module.signature)
     return folder
 
 
-@contextlib.contextmanager
-def _whole_folder(folder: Path, replace: bool) -> Iterator[Path]:
-    """A hidden folder beside the one that is asked for, renamed to it when all went well, else gone."""
-    filled = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if filled and not (replace and (folder / FILE).is_file()):
-        raise PathError(f"{folder} is there already", hint="name a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+def check_can_save(folder: Path, replace: bool = False) -> None:
+    """What `save_module` holds against the folder, before the work whose result it shall get; PathError as there."""
+    check_replaceable(folder, _saved_names(folder) if replace else (), FILE)
+
+
+def _saved_names(folder: Path) -> tuple[str, ...]:
+    """Names of the files that the module in this folder is made of; none if no module can be read there."""
     try:
-        part.chmod(0o755)
-        yield part
-        if filled:
-            shutil.rmtree(folder)
-        elif folder.exists():
-            folder.rmdir()
-        os.rename(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        return (FILE, SIGNATURE, START, *Record.from_folder(folder).files)
+    except ZooError:
+        return ()
 
 
 def _finish_alone(folder: Path, record: Record, module: Module, signature: Signature) -> None:

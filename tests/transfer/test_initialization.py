@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, BertForSequenceClas
 from transfer import Initialization, initialize
 from transfer.errors import ConfigError
 from transfer.initialization import base_model_prefix
-from zoo import ChecksumError, FingerprintError, FormatError
+from zoo import ChecksumError, FingerprintError, FormatError, PathError
 
 peft = pytest.importorskip("peft")
 
@@ -233,7 +233,7 @@ def test_nothing_else_is_replaced(what, initialized, tmp_path):
         folder.mkdir(exist_ok=True)
         (folder / "notes.txt").write_text("mine")
     before = sorted(str(path) for path in tmp_path.rglob("*"))
-    with pytest.raises(ConfigError, match="holds something else"):
+    with pytest.raises(PathError, match="holds something else"):
         made.save(folder)
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 

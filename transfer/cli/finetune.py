@@ -63,6 +63,7 @@ def finetune(
     from transfer.finetuning import finetune as run
     from transfer.resolving import load_start
     from zoo import Zoo
+    from zoo.writing import check_can_save
 
     output = Output(as_json=as_json, quiet=quiet)
     view = options.open_zoo(zoo)
@@ -74,11 +75,9 @@ def finetune(
         )
     task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template)
     folder = out or Path(f"{task.name}-{named}-tuned")
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / "card.json").is_file():
-            raise ConfigError(f"{folder} is there already and holds something else", hint="another --out")
-        if not overwrite:
-            raise ConfigError(f"{folder} already holds a finished result", hint="--overwrite, or another --out")
+    if not overwrite and (folder / "card.json").is_file():
+        raise ConfigError(f"{folder} already holds a finished result", hint="--overwrite, or another --out")
+    check_can_save(folder, overwrite)  # before the work, not after it
     show_task(output, task)
     loaded = options.read_backbone(backbone, kind, precision, max_length)
     if begin is not None:

@@ -59,9 +59,9 @@ def init(
 ) -> None:
     """Build an initialization for TARGET from the modules in the zoo, and say whether it helps."""
     from transfer.cli.report import show_initialization, show_task
-    from transfer.folders import check_replaceable
     from transfer.initialization import FILES, RECIPE
     from transfer.initializing import initialize
+    from zoo.folders import check_replaceable
 
     output = Output(as_json=as_json, quiet=quiet)
     task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from transfer.errors import ConfigError
+from zoo.errors import PathError
 from zoo.files import sync
 
 
@@ -24,21 +25,25 @@ def whole_folder(folder: Path, files: Sequence[str], mark: str) -> Iterator[Path
         files: Names that a folder of this kind may hold.
         mark: The one by which it is known.
     Raises:
-        ConfigError: something else is there.
+        PathError: something else is there.
     """
-    old = check_replaceable(folder, files, mark)
+    check_replaceable(folder, files, mark)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-new-"))
     try:
         part.chmod(0o755)
         yield part
-        sync(part)
-        check_replaceable(folder, files, mark)  # something may have come there meanwhile
-        if old:
-            aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
-            aside.rmdir()  # its name is all that was wanted
+        for path in (*part.iterdir(), part):
+            sync(path)
+        if check_replaceable(folder, files, mark):  # again: something may have come there meanwhile
+            aside = _free_name(folder)
             os.rename(folder, aside)
-            os.rename(part, folder)
+            try:
+                os.rename(part, folder)
+            except BaseException:
+                os.rename(aside, folder)
+                raise
+            sync(folder.parent)
             shutil.rmtree(aside)
         else:
             if folder.exists():
@@ -53,18 +58,27 @@ def check_replaceable(folder: Path, files: Sequence[str], mark: str) -> bool:
     """True if something is there that may be replaced, False if nothing is, or an empty folder.
 
     Raises:
-        ConfigError: something else is there.
+        PathError: something else is there: a file, a link, a folder without `mark`, or one with more than `files`.
     """
     if not os.path.lexists(folder):
         return False
-    there = sorted(os.listdir(folder)) if folder.is_dir() and not folder.is_symlink() else None
-    if there == []:
+    if folder.is_symlink() or not folder.is_dir():
+        raise _refused(folder, "no folder")
+    there = sorted(os.listdir(folder))
+    if not there:
         return False
-    others = [] if there is None else [name for name in there if name not in files]
-    if there is None or others or mark not in there:
-        raise ConfigError(
-            f"{folder} is there already and holds something else",
-            found=", ".join(others[:5] or there or ["no folder"]),
-            hint="name another folder: --out FOLDER",
-        )
+    others = [name for name in there if name not in files or not stat.S_ISREG(os.lstat(folder / name).st_mode)]
+    if others or mark not in there:
+        raise _refused(folder, ", ".join((others or there)[:5]))
     return True
+
+
+def _refused(folder: Path, found: str) -> PathError:
+    return PathError(f"{folder} is there already and holds something else", found=found, hint="name another folder")
+
+
+def _free_name(folder: Path) -> Path:
+    """A hidden name beside the folder."""
+    path = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
+    path.rmdir()
+    return path
