@@ -14,6 +14,7 @@ from transfer.similarity.signatures import module_signature, task_signature
 from transfer.tasks import Task
 from zoo import Card, Module
 from zoo.formats import detect
+from zoo.module import check_content
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ def import_checkpoint(
         ConfigError: a plain checkpoint, and no backbone is given.
         DeltaError: names or shapes do not go with the backbone.
         FormatError: the folder holds a variant that cannot be read.
+        ZooError: an exported module is not what its card says.
     """
     if (folder / "card.json").is_file():
         found = Module.load(folder)
+        check_content(found)
         return Imported(Module.new(found.card, dict(found.tensors()), found.signature, found.start()))
     format_ = detect(folder)
     if backbone is None:

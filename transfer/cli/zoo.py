@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +47,9 @@ def ls(
         rows.append((module.id, module.card.category, _accuracy(metrics.get("test")), _untrained(metrics)))
     output.table(("module", "category", "test", "untrained"), rows, flexible="module")
     output.say(f"{len(found)} modules; test and untrained are accuracies on the module's own task")
+    if unread := _unreadable(zoo):
+        again = "transfer zoo verify" if zoo is None else f"transfer zoo verify --zoo {shlex.quote(str(zoo))}"
+        output.path(f"{_count(unread, 'folder')} cannot be read: {again}")
     if output.quiet and not as_json:
         for module in found:
             output.result(module.id)
@@ -93,9 +97,10 @@ def add(
     store = _own(zoo)
     loaded = None if backbone is None else options.read_backbone(backbone, kind, "auto", 128)
     examples = None if signature is None else load_task(signature)
+    # All are read before the first is stored: what is wrong with one of them must not leave the others half done.
+    read = [(folder, import_checkpoint(folder, loaded, task, category, license, examples)) for folder in folders]
     added = []
-    for folder in folders:
-        imported = import_checkpoint(folder, loaded, task, category, license, examples)
+    for folder, imported in read:
         stored = store.add(imported.module)
         added.append(stored.id)
         output.say(f"{stored.id}  from {folder}")
@@ -162,8 +167,10 @@ def verify(zoo: options.ZooFolder = None, as_json: options.Json = False) -> None
     output.json([str(problem) for problem in problems])
     for problem in problems:
         output.say(str(problem))
-    checked = sum(len(part) for part in options.zoos(zoo))
-    output.say(f"{checked} modules checked, {len(problems)} problems")
+    unread = _unreadable(zoo)  # each of them is among the problems
+    checked = sum(len(part) for part in options.zoos(zoo)) + unread
+    cannot = f", {unread} of them cannot be read" if unread else ""
+    output.say(f"{_count(checked, 'module')} checked{cannot}; {_count(len(problems), 'problem')}")
     if problems:
         raise typer.Exit(1)
 
@@ -201,6 +208,15 @@ def export(
     else:
         owner.export(module, folder, signature=signature)
     output.say(f"wrote {folder}")
+
+
+def _unreadable(folder: Path | None) -> int:
+    """Folders in the zoos that hold no module that can be read, and so are in no listing."""
+    return sum(len(part.unreadable()) for part in options.zoos(folder))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _facts(module: Any) -> dict[str, Any]:

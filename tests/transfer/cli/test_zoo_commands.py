@@ -1,0 +1,73 @@
+"""`transfer zoo add`, `ls` and `verify` where something is wrong with one of many."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from zoo_toys import module_of
+
+from zoo import Zoo
+from zoo.writing import save_module
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three modules, each in a folder by itself."""
+    return [save_module(module_of(name, seed=n), tmp_path / "out" / name) for n, name in enumerate(("a", "b", "c"))]
+
+
+@pytest.fixture
+def own(tmp_path, folders):
+    """A zoo with the three, and the option that names it."""
+    zoo = Zoo(tmp_path / "own")
+    for number, name in enumerate(("a", "b", "c")):
+        zoo.add(module_of(name, seed=number))
+    return zoo, ("--zoo", zoo.path)
+
+
+def _no_tensors(folder):
+    (folder / "adapter_model.safetensors").unlink()
+
+
+def _changed_tensors(folder):
+    path = folder / "adapter_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _other_settings(folder):
+    card = json.loads((folder / "card.json").read_text())
+    card["settings"]["places"] = card["settings"]["places"][:1]
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize("spoil", [_no_tensors, _changed_tensors, _other_settings])
+def test_a_bad_third_folder_leaves_nothing_half_done(transfer, folders, tmp_path, spoil):
+    spoil(folders[2])
+    ran = transfer("zoo", "add", *folders, "--zoo", tmp_path / "mine")
+    assert ran.code == 1
+    assert "Traceback" not in ran.err
+    assert len(Zoo(tmp_path / "mine")) == 0
+    assert transfer("zoo", "add", *folders[:2], "--zoo", tmp_path / "mine").code == 0
+    assert len(Zoo(tmp_path / "mine")) == 2
+
+
+def test_folders_that_cannot_be_read_are_told(transfer, own):
+    zoo, option = own
+    assert "cannot be read" not in transfer("zoo", "ls", *option).out
+    for module_id in zoo.ids()[:2]:
+        (zoo.path / "modules" / module_id / "card.json").write_text("{")
+    zoo.rebuild()
+    listed = transfer("zoo", "ls", *option).out
+    assert f"2 folders cannot be read: transfer zoo verify --zoo {zoo.path}" in listed.splitlines()
+    ran = transfer("zoo", "verify", *option)
+    assert ran.code == 1
+    checked = 3 + len(Zoo.starter())
+    assert f"{checked} modules checked, 2 of them cannot be read; 2 problems" in ran.out
+
+
+def test_all_is_well(transfer, own):
+    ran = transfer("zoo", "verify", *own[1])
+    assert (ran.code, ran.out) == (0, f"{3 + len(Zoo.starter())} modules checked; 0 problems\n")
