@@ -1,4 +1,4 @@
-"""Which modules can be merged tensor by tensor: equal method, settings that act on outputs, backbone and start."""
+"""Which modules can be merged tensor by tensor: equal method, settings that act on outputs, and backbone."""
 
 from __future__ import annotations
 
@@ -100,24 +100,23 @@ def _differ(first: Module, other: Module, name: str, ours: str, theirs: str) -> 
     )
 
 
-def largest_group(modules: Iterable[Module]) -> tuple[list[Module], list[Module]]:
+def largest_group(
+    modules: Iterable[Module], fingerprint: str | None = None
+) -> tuple[list[Module], list[Module]]:
     """The most modules that can be merged tensor by tensor, and the rest; both in the order given.
 
-    Modules of an unknown start go with the largest known start of their settings.
+    Starts do not divide them: modules of different starts are averaged as those of unknown ones are.
+
+    Args:
+        modules: At least one.
+        fingerprint: Of the backbone: groups trained on it go before larger ones of other backbones.
     """
-    starts = Starts()
-    keys: dict[str, tuple[str, str | None]] = {}
+    keys: dict[str, tuple[bool, str]] = {}
     everything = list(modules)
     for module in everything:
         settings = json.dumps([module.card.method, module.card.fingerprint, acting_settings(module)], sort_keys=True)
-        keys[module.id] = settings, starts.of(module)
+        keys[module.id] = module.card.fingerprint == fingerprint, settings
     sizes = Counter(keys.values())
-    groups: dict[tuple[str, str | None], int] = {}
-    for settings, start in sizes:
-        known = [key for key in sizes if key[0] == settings and key[1] is not None]
-        if start is not None or not known:
-            groups[settings, start] = sizes[settings, start] + (sizes.get((settings, None), 0) if start else 0)
-    chosen = min(groups, key=lambda key: (-groups[key], key[0], key[1] or ""))
-    wanted = {chosen, (chosen[0], None)}
-    kept = [module for module in everything if keys[module.id] in wanted]
-    return kept, [module for module in everything if keys[module.id] not in wanted]
+    chosen = min(sizes, key=lambda key: (not key[0], -sizes[key], key[1]))
+    kept = [module for module in everything if keys[module.id] == chosen]
+    return kept, [module for module in everything if keys[module.id] != chosen]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
 from transfer.deltas.method import DeltaMethod
 from transfer.ensembling.verdict import Verdict, compare
+from transfer.errors import DivergedError
 from transfer.training.measuring import Measured, measure
 from transfer.training.settings import TuneSettings
 from transfer.training.tuning import Tuned, tune
@@ -37,7 +39,7 @@ def guard(
 
     Both tunes see the same examples in the same order, at the method's own learning rate, and the last step counts.
     "Surely" is a paired t interval (90%) over dev examples; it does not cover what other draws of training examples
-    would give.
+    would give. Where the tune from the initialization diverges, it hurts: scratch can be tuned, this cannot.
 
     Args:
         backbone: Left as it was found.
@@ -51,7 +53,8 @@ def guard(
         licences: Of the merged sources; the verdict names them.
     Raises:
         DataError: there are no training examples.
-        ConfigError: a setting is outside its range, or a tune diverged.
+        ConfigError: a setting is outside its range.
+        DivergedError: the tune from scratch diverged, so there is nothing to hold the other against.
     """
     begun = time.perf_counter()
     settings = TuneSettings(steps=steps, batch_size=batch_size, seed=seed)
@@ -63,10 +66,21 @@ def guard(
         scratch_tune = tune(
             backbone, method, train, tensors=scratch, settings=settings, description="tuning from scratch"
         )
-    tuned = tune(
-        backbone, method, train, tensors=start, settings=settings, description="tuning from the initialization"
-    )
-    ours, theirs = (_measured(backbone, method, found, dev) for found in (tuned, scratch_tune))
+    theirs = _measured(backbone, method, scratch_tune, dev)
+    try:
+        tuned = tune(
+            backbone, method, train, tensors=start, settings=settings, description="tuning from the initialization"
+        )
+        ours = _measured(backbone, method, tuned, dev)
+    except DivergedError:
+        return Verdict(
+            outcome="hurts",
+            diverged=True,
+            steps=settings.steps,
+            n_dev=len(dev),
+            licences=tuple(licences),
+            seconds=time.perf_counter() - begun,
+        )
     return Verdict(
         **compare(ours.losses, theirs.losses),
         steps=settings.steps,
@@ -79,5 +93,9 @@ def guard(
 
 
 def _measured(backbone: Backbone, method: DeltaMethod, tuned: Tuned, dev: Sequence[Encoded]) -> Measured:
+    """Losses on dev; DivergedError where one is not finite, which finite tensors that are too large give."""
     with backbone.use(method, tuned.tensors):
-        return measure(backbone, dev)
+        found = measure(backbone, dev)
+    if not np.isfinite(found.losses).all():
+        raise DivergedError("the tune diverged: a dev loss is no longer finite", hint="a smaller learning rate")
+    return found

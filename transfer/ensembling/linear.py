@@ -22,8 +22,8 @@ class Linear(MergeRule):
     """theta_0 + sum_j w_j (theta_j - theta_0) for modules with the shared start theta_0, any finite weights.
 
     Computed as (1 - sum_j w_j) theta_0 + sum_j w_j theta_j, which is the same, and gives one module at weight 1 back
-    to the last bit. Where the start is not known, weights must be at least 0 and sum to 1: then theta_0 has no part
-    in it, but nothing says that the modules can be averaged at all.
+    to the last bit. Where a start is not known, or the modules have different ones, weights must be at least 0 and sum
+    to 1: then theta_0 has no part in it, but nothing says that the modules can be averaged well; `remarks` says so.
     LoRA's A and B are averaged apart, which keeps the rank; it is not the average of the products B A.
 
     Memory: two modules, whatever the number of modules.
@@ -50,28 +50,41 @@ class Linear(MergeRule):
         first = Delta.from_module(modules[0])
         return Delta(first.method, {name: total[name] for name in first.tensors}, first.settings)
 
-    def _check_starts(self, modules: Sequence[Module], weights: Mapping[str, float]) -> None:
-        starts, unknown, known = Starts(), None, None
+    def remarks(self, modules: Sequence[Module]) -> list[str]:
+        by_start: dict[str, list[Module]] = {}
+        starts = Starts()
         for module in modules:
             start = starts.of(module)
-            if start is None:
-                unknown = unknown or module
-            elif known is None:
-                known = module, start
-            elif start != known[1]:
-                raise DeltaError(
-                    f"{known[0].id!r} and {module.id!r} were trained from different starts: "
-                    "their average, tensor by tensor, has no meaning",
-                    found=f"starts {known[1][:8]} and {start[:8]}",
-                    hint=f"leave the modules of one start out: --exclude {module.id}",
-                )
+            if start is not None:
+                by_start.setdefault(start, []).append(module)
+        if len(by_start) < 2:
+            return []
+        fewest = min(by_start.values(), key=len)
+        return [
+            f"the merged modules were trained from {len(by_start)} different starts: averaged tensor by tensor they "
+            f"may do badly ({fewest[0].id} has another start than most), which the guard's verdict would show"
+        ]
+
+    def _check_starts(self, modules: Sequence[Module], weights: Mapping[str, float]) -> None:
+        """Refuse weights that need the shared start where there is none."""
         total = math.fsum(weights[module.id] for module in modules)
-        convex = all(weights[module.id] >= 0 for module in modules) and abs(total - 1) <= SUM_TOLERANCE
-        if unknown is not None and not convex:
+        if all(weights[module.id] >= 0 for module in modules) and abs(total - 1) <= SUM_TOLERANCE:
+            return
+        starts = Starts()
+        first = starts.of(modules[0])
+        for module in modules:
+            start = starts.of(module)
+            if start is not None and start == first:
+                continue
+            if start is None:
+                why, start = f"the start of {module.id!r} is not known", "unknown"
+            else:
+                why = f"{modules[0].id!r} and {module.id!r} were trained from different starts"
             raise DeltaError(
-                f"the start of {unknown.id!r} is not known, so weights must be at least 0 and sum to 1",
-                found=f"they sum to {total:.6g}, the smallest is {min(weights.values()):.6g}",
-                hint=f"weights of weigh(scores) do; or leave it out: --exclude {unknown.id}",
+                f"{why}, so weights must be at least 0 and sum to 1",
+                found=f"they sum to {total:.6g}, the smallest is {min(weights.values()):.6g}; "
+                f"starts {(first or 'unknown')[:8]} and {start[:8]}",
+                hint=f"weights of weigh(scores) do; or leave it out: --exclude {module.id}",
             )
 
 

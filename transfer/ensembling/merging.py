@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from transfer.ensembling import MERGES
@@ -15,8 +16,15 @@ if TYPE_CHECKING:
     from transfer.deltas.delta import Delta
     from zoo.reading import ReadableZoo
 
+logger = logging.getLogger(__name__)
 
-def merge(zoo: ReadableZoo | Iterable[Module], weights: Mapping[str, float], how: str = "linear") -> Delta:
+
+def merge(
+    zoo: ReadableZoo | Iterable[Module],
+    weights: Mapping[str, float],
+    how: str = "linear",
+    say: Callable[[str], None] | None = None,
+) -> Delta:
     """Merge stored modules into one delta, computed in fp32.
 
     Args:
@@ -24,6 +32,7 @@ def merge(zoo: ReadableZoo | Iterable[Module], weights: Mapping[str, float], how
         weights: Module id -> weight, as `weigh` gives them; others may be any finite numbers where the rule takes
             them. A module at weight 0 has no part in the merge and is not read.
         how: Name of a rule in `MERGES`.
+        say: Called with each line on what may be wrong with the merge; None logs them as warnings.
     Raises:
         UnknownNameError: no such rule.
         ConfigError: there are no weights, or one is not a finite number.
@@ -46,6 +55,8 @@ def merge(zoo: ReadableZoo | Iterable[Module], weights: Mapping[str, float], how
             found=f"it takes {', '.join(sorted(rule.methods or ()))}",
             hint="how='linear' takes every method",
         )
+    for line in rule.remarks(modules):
+        (say or logger.warning)(line)
     return rule.merge(modules, {module.id: float(weights[module.id]) for module in modules})
 
 

@@ -33,6 +33,10 @@ class MergeRule(ABC):
     methods: ClassVar[frozenset[str] | None] = None
     mixes: ClassVar[bool] = False
 
+    def remarks(self, modules: Sequence[Module]) -> list[str]:
+        """Lines for the user on what may be wrong with merging these modules; none by default."""
+        return []
+
     @abstractmethod
     def merge(self, modules: Sequence[Module], weights: Mapping[str, float]) -> Delta:
         """One delta, fp32.

@@ -19,15 +19,17 @@ class Verdict:
     """What a short tune from an initialization and one from scratch say of the initialization.
 
     Args:
-        outcome: "helps" or "hurts" when the interval lies on one side of 0, else "unclear".
+        outcome: "helps" or "hurts" when the interval lies on one side of 0, else "unclear". "hurts" also when the
+            tune from the initialization diverged.
         difference: Mean over dev examples of the loss after tuning from the initialization, minus that after tuning
-            from scratch: below 0 helps. None without dev examples.
+            from scratch: below 0 helps. None without dev examples, or when the tune diverged.
         interval: Of the difference, 90%, paired; None with fewer than two dev examples.
         steps: Of each tune.
         n_dev: Dev examples compared.
         losses: Mean dev loss after each tune: {"initialization": ..., "scratch": ...}.
         accuracies: The same for dev accuracy.
         licences: Of the sources that were merged.
+        diverged: The tune from the initialization came to numbers that are not finite: it hurts, without a difference.
         seconds: Both tunes, as far as they were made here, and the comparison.
     """
 
@@ -39,6 +41,7 @@ class Verdict:
     losses: Mapping[str, float] | None = None
     accuracies: Mapping[str, float] | None = None
     licences: tuple[str, ...] = ()
+    diverged: bool = False
     seconds: float = 0.0
 
     @property
@@ -52,6 +55,8 @@ class Verdict:
         return said
 
     def _evidence(self) -> str:
+        if self.diverged:
+            return "tuning from it diverged, tuning from scratch did not"
         if self.difference is None or self.losses is None:
             return "no dev examples to compare on"
         ours, theirs = self.losses["initialization"], self.losses["scratch"]

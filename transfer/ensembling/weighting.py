@@ -26,11 +26,12 @@ def weigh(
     """Turn similarity scores into ensemble weights.
 
     Scores are standardised over all modules (mean 0, standard deviation 1 with ddof 0), then the `top_k` closest are
-    kept, then come the weights. Scores without spread, or of one module, give uniform weights.
+    kept, then come the weights. Scores without spread, or of one module, tell nothing apart: whatever `how`, what is
+    kept weighs the same.
 
     Args:
         scores: Similarity of each module to the target; higher is closer.
-        how: "softmax", "uniform" over what is kept, or "best", the closest alone.
+        how: "softmax", "uniform" over what is kept, or "best", the closest alone (of several closest, the first id).
         temperature: Of the softmax, above 0, in standard deviations of the scores. Near 0 keeps the closest module
             alone, a large value approaches a plain average.
         top_k: Modules kept; None keeps all. Of equal scores, the module whose id comes first is closer.
@@ -57,8 +58,9 @@ def weigh(
         worst = ids[int(np.flatnonzero(~np.isfinite(values))[0])]
         raise ConfigError(f"the score of module {worst!r} is {table[worst]}", hint="leave it out, or score it again")
     closest = np.argsort(-values, kind="stable")[: top_k or len(ids)]
-    weights = np.zeros(len(ids))
-    weights[closest] = WEIGHTINGS.get(how)(standardised(values)[closest], temperature)
+    weights, scaled = np.zeros(len(ids)), standardised(values)
+    chosen = WEIGHTINGS.get(how) if scaled.any() else uniform  # without spread none is the best
+    weights[closest] = chosen(scaled[closest], temperature)
     found = {module_id: float(weight) for module_id, weight in zip(ids, weights, strict=True)}
     return {module_id: found[module_id] for module_id in table}
 

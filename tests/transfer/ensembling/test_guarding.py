@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transfer.deltas import METHODS
 from transfer.ensembling import Verdict, guard
 from transfer.ensembling.verdict import compare
-from transfer.errors import DataError
+from transfer.errors import DataError, DivergedError
 from transfer.training import TuneSettings, tune
 
 losses = st.lists(st.floats(0, 20), min_size=2, max_size=20)
@@ -142,3 +142,23 @@ def test_the_global_random_state_is_left_alone(world):
     torch.manual_seed(4)
     guard(backbone, method, train, dev, start=scratch, scratch=scratch, steps=1)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("size", [math.inf, 1e30])
+def test_an_initialization_from_which_tuning_diverges_hurts(size, world):
+    backbone, method, train, dev, scratch = world
+    start = {name: torch.full_like(tensor, size) for name, tensor in scratch.items()}
+    verdict = guard(backbone, method, train, dev, start=start, scratch=scratch, steps=1)
+    assert (verdict.outcome, verdict.difference, verdict.n_dev) == ("hurts", None, 24)
+    assert verdict.text == (
+        "it hurts after 1 steps: tuning from it diverged, tuning from scratch did not; scratch is kept in its place"
+    )
+    assert Verdict.from_dict(json.loads(json.dumps(verdict.as_dict(), allow_nan=False))) == verdict
+    assert backbone.delta is None
+
+
+def test_a_scratch_tune_that_diverges_is_an_error(world):
+    backbone, method, train, dev, scratch = world
+    wild = {name: torch.full_like(tensor, math.inf) for name, tensor in scratch.items()}
+    with pytest.raises(DivergedError):
+        guard(backbone, method, train, dev, start=scratch, scratch=wild, steps=1)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from transfer.deltas import METHODS
 from transfer.ensembling import MERGES, merge
+from transfer.ensembling.compatible import largest_group
 from transfer.errors import ConfigError, DeltaError, UnknownNameError
 from zoo import Module, Zoo
 from zoo.errors import UnknownModuleError
@@ -193,6 +194,41 @@ def test_linear_without_a_start_refuses_other_weights_by_name(weights, makes):
         merge([known, unknown], {known.id: weights[0], unknown.id: weights[1]})
 
 
+@pytest.mark.parametrize("weights", [(0.7, 0.7), (1.5, -0.5), (0.2, 0.2)])
+def test_linear_with_different_starts_refuses_other_weights_by_name(weights, makes):
+    one, other = makes.module("one", 1), makes.module("other", 2, start=9)
+    with pytest.raises(DeltaError, match=f"'{one.id}' and '{other.id}' were trained from different starts"):
+        merge([one, other], {one.id: weights[0], other.id: weights[1]})
+
+
+def test_linear_averages_modules_of_different_starts_and_says_so(makes, caplog):
+    one, other = makes.module("one", 1), makes.module("other", 2, start=9)
+    lines = []
+    merged = merge([one, other], {one.id: 0.25, other.id: 0.75}, say=lines.append)
+    close(merged.tensors, {n: 0.25 * t + 0.75 * other.tensors()[n] for n, t in one.tensors().items()})
+    assert len(lines) == 1
+    assert lines[0].startswith("the merged modules were trained from 2 different starts")
+    assert not caplog.text
+    merge([one, other], {one.id: 0.25, other.id: 0.75})
+    assert "2 different starts" in caplog.text
+    merge([one, other], {one.id: 1.0, other.id: 0.0}, say=lines.append)  # what weighs nothing is not merged
+    merge(makes.modules(3), {module.id: 1 / 3 for module in makes.modules(3)}, say=lines.append)
+    assert len(lines) == 1
+
+
+def test_the_largest_group_is_of_equal_settings_whatever_the_starts(makes):
+    alike = [makes.module("a", 1), makes.module("b", 2, start=9), makes.module("c", 3, start=None)]
+    odd = makes.module("odd", 4, settings={"alpha": 8})
+    assert largest_group([odd, *alike]) == (alike, [odd])
+
+
+def test_the_backbone_s_own_modules_go_before_a_larger_group(makes):
+    others = [makes.module(f"other-{seed}", seed, fingerprint="1" * 64) for seed in (1, 2, 3)]
+    own = [makes.module("own", 4)]
+    assert largest_group([*others, *own], "0" * 64) == (own, others)
+    assert largest_group([*others, *own], "2" * 64) == (others, own)
+
+
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
@@ -200,7 +236,6 @@ def test_linear_without_a_start_refuses_other_weights_by_name(weights, makes):
         ({"settings": {"alphas": {"a": 8}}}, "differ in alphas"),
         ({"fingerprint": "1" * 64}, "differ in backbone"),
         ({"method": "adapter"}, "differ in method"),
-        ({"start": 9}, "different starts"),
     ],
 )
 def test_linear_names_the_modules_that_do_not_go_together(changes, names, makes):

@@ -65,7 +65,15 @@ def test_uniform_and_best():
 
 
 def test_of_equal_scores_the_first_id_is_closer():
-    assert weigh({"b": 1.0, "a": 1.0}, "best") == {"b": 0.0, "a": 1.0}
+    assert weigh({"b": 1.0, "a": 1.0, "c": 0.0}, "best") == {"b": 0.0, "a": 1.0, "c": 0.0}
+    # The two that are kept are equal, but the scores told them from the third.
+    assert weigh({"b": 1.0, "a": 1.0, "c": 0.0}, "best", top_k=2) == {"b": 0.0, "a": 1.0, "c": 0.0}
+
+
+@pytest.mark.parametrize("how", WEIGHTINGS.names())
+def test_scores_without_spread_are_uniform_whatever_the_weighting(how):
+    assert weigh({"b": 1.0, "a": 1.0}, how) == {"b": 0.5, "a": 0.5}
+    assert weigh(dict.fromkeys("abcd", 0.1), how, top_k=2) == {"a": 0.5, "b": 0.5, "c": 0.0, "d": 0.0}
 
 
 def test_scores_of_an_estimator():
