@@ -80,6 +80,10 @@ class Catalog:
         query = f"SELECT id, {', '.join(_COLUMNS)}, text FROM modules WHERE problem IS NULL{where} ORDER BY id"
         return [Entry(*row) for row in self._ask(query, tuple(conditions.values()))]
 
+    def ids(self) -> list[str]:
+        """Id of every module, sorted."""
+        return [row[0] for row in self._ask("SELECT id FROM modules WHERE problem IS NULL ORDER BY id", ())]
+
     def problems(self) -> dict[str, str]:
         """Folder name -> why it is not listed, for each whose card could not be read."""
         return dict(self._ask("SELECT id, problem FROM modules WHERE problem IS NOT NULL ORDER BY id", ()))

@@ -79,7 +79,7 @@ class ReadableZoo(ABC):
         return iter(self.find())
 
     def __len__(self) -> int:
-        return len(self.entries())
+        return len(self.ids())
 
     def __bool__(self) -> bool:
         return True  # a zoo that holds nothing is still a zoo: `zoo or other` must not pass it by

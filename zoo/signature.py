@@ -155,7 +155,9 @@ class Signature:
 
 
 def _checked(name: str, value: Any) -> np.ndarray:
-    array: np.ndarray = np.array(value, dtype=np.float32)  # a copy, so that the caller's array stays writable
+    owned = isinstance(value, np.ndarray) and value.dtype == np.float32 and value.base is None
+    # A copy, so that the caller's array stays writable; but not again for each part and merge of a signature.
+    array: np.ndarray = value if owned and not value.flags.writeable else np.array(value, dtype=np.float32)
     if array.ndim != _DIMENSIONS[name] or array.size == 0:
         raise TensorError(f"{name} has the shape {array.shape}, not {_DIMENSIONS[name]} dimensions with values")
     if name == "examples" and len(array) > MOST_EXAMPLES:

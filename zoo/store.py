@@ -96,6 +96,9 @@ class Zoo(ReadableZoo):
         found = self.entries(task=task, method=method, backbone=backbone, category=category, fingerprint=fingerprint)
         return [Module(entry.id, folder=self._modules / entry.id, zoo=self.path, text=entry.text) for entry in found]
 
+    def ids(self) -> list[str]:
+        return self._catalog.ids()
+
     def get(self, module_id: str) -> Module:
         folder = self._modules / check_id(module_id)
         if not os.path.lexists(folder):

@@ -41,6 +41,9 @@ class ZooView(ReadableZoo):
                 found.setdefault(entry.id, entry)
         return [found[module_id] for module_id in sorted(found)]
 
+    def ids(self) -> list[str]:
+        return sorted({module_id for zoo in self.zoos for module_id in zoo.ids()})
+
     def find(
         self,
         task: str | None = None,
