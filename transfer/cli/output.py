@@ -26,6 +26,11 @@ class Output:
         if not self.quiet:
             _console().print(text, style=style, markup=False, highlight=False, soft_wrap=False)
 
+    def aside(self, text: str) -> None:
+        """A line for people on standard error, where standard output is what a script reads."""
+        if not self.quiet:
+            print(text, file=sys.stderr)
+
     def path(self, text: str) -> None:
         """A line that holds a path: never wrapped, so that it can be copied."""
         if not self.quiet:

@@ -43,7 +43,11 @@ def predict(
 
     output = Output(as_json=as_json, quiet=quiet)
     start = None if delta is None else load_start(delta, options.open_zoo(zoo))
-    rows, fields = load_rows(file, input_column=input_column, choices=options.split_names(choices), template=template)
+    rows, fields, notes = load_rows(
+        file, input_column=input_column, choices=options.split_names(choices), template=template
+    )
+    for note in notes:
+        output.aside(f"note: {note}")  # the answers have standard output to themselves
     if start is not None and start.choices:
         # What the delta was trained to choose from, for rows that bring no choices of their own.
         rows = [{"choices": start.choices, **row} for row in rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transfer.tasks.columns import Columns, complete_unlabelled, template_of
 from transfer.tasks.examples import choice_lists, input_texts
@@ -12,12 +12,20 @@ from transfer.tasks.fields import find_fields
 from transfer.tasks.readers import read
 
 
+class Rows(NamedTuple):
+    """Rows to be answered, the fields that all inputs have, and lines that tell what was guessed."""
+
+    rows: list[dict[str, Any]]
+    fields: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
 def load_rows(
     path: str | Path,
     input_column: str | Sequence[str] | None = None,
     choices: Sequence[str] | None = None,
     template: str | None = None,
-) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+) -> Rows:
     """Read rows to be answered: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file; labels in it are passed over.
 
     Args:
@@ -27,14 +35,14 @@ def load_rows(
 
     Returns:
         One dict per row in the order of the file, with `input` and, unless answers are to be written freely,
-        `choices`; and the fields that all inputs have.
+        `choices`; the fields that all inputs have; and what was guessed of the columns.
 
     Raises:
         DataError: the file cannot be used; names the line and what to do.
         ConfigError: an argument is out of range, or two exclude each other.
     """
     table = read(Path(path).expanduser())
-    columns, _ = complete_unlabelled(Columns.from_arguments(input_column, None, choices, template), table)
+    columns, notes = complete_unlabelled(Columns.from_arguments(input_column, None, choices, template), table)
     inputs: list[str] = []
     for row, text in enumerate(input_texts(table, columns)):
         if text is None:
@@ -43,8 +51,9 @@ def load_rows(
     fields = find_fields(inputs, template_of(columns).marks)
     if columns.choices is not None:
         answers = list(columns.choices)
-        return [{"input": text, "choices": answers} for text in inputs], fields
+        return Rows([{"input": text, "choices": answers} for text in inputs], fields, tuple(notes))
     if columns.choice_columns:
         own = choice_lists(table, columns)
-        return [{"input": text, "choices": some} for text, some in zip(inputs, own, strict=True)], fields
-    return [{"input": text} for text in inputs], fields
+        rows = [{"input": text, "choices": some} for text, some in zip(inputs, own, strict=True)]
+        return Rows(rows, fields, tuple(notes))
+    return Rows([{"input": text} for text in inputs], fields, tuple(notes))

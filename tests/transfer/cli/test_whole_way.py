@@ -72,6 +72,18 @@ def test_from_peft_checkpoints_and_a_csv_to_predictions(arch, transfer, backbone
     assert all(sum(line["probabilities"]) == pytest.approx(1, abs=1e-4) for line in lines)
 
 
+def test_predict_says_which_columns_were_guessed_apart_from_the_answers(transfer, backbone_folder, tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("id,review\n1,warm and funny\n2,dull and slow\n")
+    words = ("predict", "--file", path, "--choices", "bad,good", "--backbone", backbone_folder("bert"))
+    ran = transfer(*words)
+    assert ran.code == 0, ran.err
+    assert "note: input: text: {review}" in ran.err
+    assert len(ran.out.splitlines()) == 2
+    assert "note" not in transfer(*words, "--quiet").err
+    assert len(json.loads(transfer(*words, "--json").out)) == 2
+
+
 def test_no_module_for_this_backbone_ends_with_the_build_command(transfer, backbone_folder, reviews_csv, tmp_path):
     backbone = backbone_folder("bert")
     ran = transfer("init", "--target", reviews_csv, *COLUMNS, "--backbone", backbone, "--zoo", tmp_path / "none")

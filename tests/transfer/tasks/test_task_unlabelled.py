@@ -13,9 +13,10 @@ from transfer.tasks import load_rows
 def test_rows_keep_the_order_of_the_file_and_need_no_label(tmp_path):
     path = tmp_path / "new.csv"
     path.write_text("id,review\n1,fine\n2,poor\n")
-    rows, fields = load_rows(path, choices=["bad", "good"])
+    rows, fields, notes = load_rows(path, choices=["bad", "good"])
     assert rows == [{"input": f"text: {word}", "choices": ["bad", "good"]} for word in ("fine", "poor")]
     assert fields == ("text",)
+    assert notes == ("input: text: {review}",)
 
 
 def test_labels_in_the_file_are_passed_over_even_broken_ones(tmp_path):
@@ -28,7 +29,7 @@ def test_each_rows_own_choices_are_taken(tmp_path):
     path = tmp_path / "new.jsonl"
     made = [{"input": "pick", "choices": ["a", "b"]}, {"input": "again", "choices": ["c", "d", "e"]}]
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
-    assert load_rows(path) == (made, ())
+    assert load_rows(path) == (made, (), ())
 
 
 def test_without_choices_the_answer_is_to_be_written(tmp_path):
@@ -37,7 +38,14 @@ def test_without_choices_the_answer_is_to_be_written(tmp_path):
     assert load_rows(path, template="question: {q} context: {p}") == (
         [{"input": "question: a context: b"}],
         ("question", "context"),
+        (),
     )
+
+
+def test_guessed_columns_are_told(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("id,phrase,option a,option b\n1,pick,yes,no\n")
+    assert load_rows(path).notes == ("choices: option a, option b", "input: column 'phrase'")
 
 
 def test_a_blank_row_is_named(tmp_path):
