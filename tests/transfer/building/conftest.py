@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tiny
+import torch
 from small_tasks import FAST, by_chance, sentiment, write_task
 
 from transfer.building import BuildSettings, build, build_zoo, work
@@ -59,5 +60,7 @@ def in_process(monkeypatch):
         return ThreadPoolExecutor(1, initializer=work.begin, initargs=(settings, out, tasks, threads))
 
     monkeypatch.setattr(build, "_pool", pool)
+    n_threads = torch.get_num_threads()
     yield
+    torch.set_num_threads(n_threads)
     work._Worker.backbone = None

@@ -121,7 +121,7 @@ def test_all_methods_and_the_report(tasks, tmp_path, settings, in_process):
 def test_only_so_many_are_kept_the_clearest_first(tasks, copied, settings, in_process):
     result, _ = built(tasks, copied, dataclasses.replace(settings, criterion=-1e12, most_tasks=1))
     assert [module.card.task for module in Zoo(copied)] == ["moods"]
-    assert result.left_out == {"chance lora": "1 others are clearer"}
+    assert result.left_out == {"chance lora": "1 other tasks are kept before it"}
 
 
 def test_tasks_that_cannot_be_built_are_told(tasks, copied, settings, in_process):
