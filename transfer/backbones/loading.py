@@ -53,7 +53,8 @@ def load_backbone(
         device: A torch device; None takes CUDA when there is one.
         batch_size: Rows of a forward pass when scoring.
     Raises:
-        BackboneError: not there, not readable, without all its weights in safetensors, or of no known kind.
+        BackboneError: not there, out of reach, not readable, without all its weights in safetensors, or of no known
+            kind.
         ConfigError: `precision` is none of the values above, or there is no such device.
         UnknownNameError: no such kind.
     """
@@ -63,6 +64,8 @@ def load_backbone(
     how = _precision(precision, where)
     name = os.fspath(name)
     folder = embedded_folder() if name == "embedded" else _folder(name)
+    if folder is None:
+        folder = _without_the_hub(name)
     model, tokenizer, found = _load(name, folder, kind)
     folder = folder or _snapshot(name)
     return KINDS.get(found)(
@@ -156,7 +159,7 @@ def _device(name: str | None) -> torch.device:
 
 
 def _snapshot(name: str) -> Path | None:
-    """The local folder of what was just loaded from the Hub, so that its fingerprint can be remembered."""
+    """The folder of a Hub id in the Hub's cache, or None where it was never fetched."""
     from transformers.utils import cached_file
 
     found = cached_file(
@@ -168,6 +171,35 @@ def _snapshot(name: str) -> Path | None:
         _raise_exceptions_for_gated_repo=False,
     )
     return None if found is None else Path(found).parent
+
+
+def _without_the_hub(name: str) -> Path | None:
+    """The cached folder of a Hub id where the Hub is not to be asked or does not answer; None where it does.
+
+    Asked first, since the Hub's own client tries again for minutes on a network that swallows every packet.
+
+    Raises:
+        BackboneError: nothing is cached, and the Hub cannot be asked.
+    """
+    from transfer.tasks.reach import endpoint, offline, why_unreachable
+
+    if offline():
+        why, remedy = "the Hub is not asked, as HF_HUB_OFFLINE or the like is set", "unset HF_HUB_OFFLINE"
+    else:
+        reason = why_unreachable()
+        if reason is None:
+            return None
+        why = f"{endpoint()} is out of reach: {reason}"
+        remedy = "try again with a network: what is fetched once is kept"
+    cached = _snapshot(name)
+    if cached is None:
+        raise BackboneError(
+            f"cannot load backbone {name!r}: there is no folder of that name and no copy in the Hub's cache",
+            found=why,
+            hint="--backbone FOLDER with config.json, tokenizer and model.safetensors; --backbone embedded; "
+            f"or {remedy}",
+        )
+    return cached
 
 
 def _folder(name: str) -> Path | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 
 import pytest
 import tiny
@@ -62,6 +64,38 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_an_unknown_hub_id_is_a_backbone_error():
     with pytest.raises(BackboneError, match="cannot load backbone 'no-one/nothing'"):
         load_backbone("no-one/nothing")
+
+
+def test_a_hub_out_of_reach_is_noticed_within_seconds(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    begun = time.perf_counter()
+    with pytest.raises(BackboneError, match="cannot load backbone 't5-small'") as caught:
+        load_backbone("t5-small")
+    assert time.perf_counter() - begun < 5
+    assert "http://127.0.0.1:9 is out of reach" in caught.value.found
+    assert "--backbone FOLDER" in caught.value.hint
+
+
+def test_offline_the_hub_is_not_asked(monkeypatch):
+    def ask():
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr("transfer.tasks.reach.why_unreachable", ask)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(BackboneError, match="no copy in the Hub's cache") as caught:
+        load_backbone("no-one/nothing")
+    assert "HF_HUB_OFFLINE" in caught.value.hint
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_cached_copy_serves_where_the_hub_cannot(offline, bert_folder, monkeypatch):
+    monkeypatch.setattr("transfer.tasks.reach.offline", lambda: offline)
+    monkeypatch.setattr("transfer.tasks.reach.why_unreachable", lambda: "no answer within 4 s")
+    monkeypatch.setattr(loading, "_snapshot", lambda name: Path(bert_folder) if name == "some-one/bert" else None)
+    backbone = load_backbone("some-one/bert")
+    assert backbone.name == backbone.base_model == "some-one/bert"
+    assert backbone.fingerprint == load_backbone(bert_folder).fingerprint
 
 
 def test_an_empty_folder_is_a_backbone_error(tmp_path):
