@@ -86,7 +86,11 @@ def import_checkpoint(
         fingerprint=backbone.fingerprint,
         license=license,
         max_length=backbone.max_length,
-        provenance={"kind": backbone.kind, "read_from": folder.name, "said_backbone": checkpoint.backbone or "nothing"},
+        provenance={
+            "kind": backbone.kind,
+            "read_from": folder.name,
+            "said_backbone": _without_folders(checkpoint.backbone) or "nothing",
+        },
     )
     dropped = tuple(f"left out {name}: it is no part of the delta" for name in checkpoint.dropped)
     return Imported(Module.new(card, tensors, signature), (*checkpoint.notes, *dropped))
@@ -102,6 +106,15 @@ def task_name(folder: str) -> str:
     if not name:
         raise ConfigError(f"no task name can be made of {folder!r}", hint="--task NAME")
     return name
+
+
+def _without_folders(backbone: str) -> str:
+    """A Hub id as it stands; of a path the last part alone, since the rest tells of a machine and nothing else.
+
+    >>> _without_folders("/home/ann/my-bert"), _without_folders("google/bert-base")
+    ('my-bert', 'google/bert-base')
+    """
+    return Path(backbone).name if Path(backbone).is_absolute() else backbone
 
 
 def _is_prefix(folder: Path) -> bool:

@@ -1,0 +1,89 @@
+"""Answers to rows without a label: the most probable choice, or generated text."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from transfer.deltas import LoRA
+from transfer.deltas.delta import Delta
+from transfer.errors import BackboneError, DataError, DeltaError
+from transfer.predicting import Prediction, predict
+
+ROWS = [
+    {"input": "text: a warm film", "choices": ["negative", "positive"]},
+    {"input": "question: is it open", "choices": ["no", "yes", "only in winter", "maybe"]},
+    {"input": "", "choices": ["music"]},
+    {"input": "premise: a man plays", "choices": ["entailment", "neutral", "contradiction"], "label": 2},
+]
+
+
+@pytest.mark.parametrize("arch", ["bert", "t5", "gpt2"])
+def test_each_row_is_answered_from_its_own_choices(arch, small_zoo):
+    backbone, _ = small_zoo(arch)
+    found = predict(ROWS, backbone)
+    for row, answer in zip(ROWS, found, strict=True):
+        alone = torch.softmax(backbone.choice_logits([{"input": row["input"], "choices": row["choices"]}])[0], 0)
+        assert answer.probabilities == pytest.approx(alone.tolist(), abs=1e-5)
+        assert len(answer.probabilities) == len(row["choices"])
+        assert sum(answer.probabilities) == pytest.approx(1, abs=1e-5)
+        assert answer.label == int(alone.argmax())
+        assert answer.answer == row["choices"][answer.label]
+
+
+def test_the_delta_decides_and_is_taken_off_again(small_zoo):
+    backbone, zoo = small_zoo()
+    module = next(iter(zoo))
+    bare, ours = predict(ROWS, backbone), predict(ROWS, backbone, module)
+    assert backbone.delta is None
+    assert [row.probabilities for row in ours] != [row.probabilities for row in bare]
+    assert predict(ROWS, backbone, Delta.from_module(module)) == ours
+    backbone.attach(Delta.from_module(module))
+    try:
+        assert predict(ROWS, backbone) == ours  # None is what is attached now
+    finally:
+        backbone.detach()
+
+
+def test_rows_without_choices_get_generated_text(small_zoo):
+    backbone, _ = small_zoo("t5")
+    rows = [{"input": "text: a warm film"}, {"input": "premise: a man plays", "choices": []}]
+    found = predict(rows, backbone)
+    assert [row.answer for row in found] == backbone.generate(rows)
+    assert [(row.label, row.probabilities) for row in found] == [(None, ()), (None, ())]
+    assert found[0].to_json() == {"answer": found[0].answer}
+
+
+def test_a_prediction_as_json():
+    row = Prediction("yes", 1, (1 / 3, 2 / 3)).to_json()
+    assert row == {"answer": "yes", "label": 1, "probabilities": [0.333333, 0.666667]}
+
+
+def test_no_rows_no_answers(small_zoo):
+    assert predict([], small_zoo()[0]) == []
+
+
+def test_an_iterator_of_rows_is_read_once(small_zoo):
+    backbone, _ = small_zoo()
+    assert predict(iter(ROWS), backbone) == predict(ROWS, backbone)
+
+
+@pytest.mark.parametrize("row", [{"text": "a film", "choices": ["no", "yes"]}, {"input": None}, {"input": 3}])
+def test_a_row_without_an_input_is_named(row, small_zoo):
+    with pytest.raises(DataError, match="row 2 has no input"):
+        predict([ROWS[0], row], small_zoo()[0])
+
+
+def test_choices_on_some_rows_only_are_refused(small_zoo):
+    with pytest.raises(DataError, match=r"(?s)row 2 has no choices.*--choices"):
+        predict([ROWS[0], {"input": "a film"}], small_zoo()[0])
+
+
+def test_an_encoder_cannot_generate(small_zoo):
+    with pytest.raises(BackboneError, match="cannot generate"):
+        predict([{"input": "a film"}], small_zoo()[0])
+
+
+def test_what_holds_no_delta_is_refused(small_zoo):
+    with pytest.raises(DeltaError, match="a LoRA holds no delta"):
+        predict(ROWS, small_zoo()[0], LoRA())
