@@ -56,7 +56,7 @@ class Finetuned:
 def finetune(
     target: Task | str,
     backbone: Backbone | None = None,
-    start: Initialization | Delta | Module | Start | None = None,
+    start: Initialization | Finetuned | Delta | Module | Start | None = None,
     *,
     method: str | DeltaMethod = "lora",
     examples: int | None = None,
@@ -101,6 +101,8 @@ def finetune(
     if keep not in ("best", "last"):
         raise ConfigError(f"keep must be 'best' or 'last', got {keep!r}")
     searched = ZooView([part for part in (add_to, zoo if zoo is not None else Zoo.starter()) if part is not None])
+    if isinstance(start, Finetuned):
+        start = start.module
     delta, named, shared = _starting_point(start, method, backbone, searched)
     settings = TuneSettings(
         steps=steps,
@@ -209,7 +211,8 @@ def _as_module(
             "best_step": tuned.best_step,
         },
     )
-    module = Module.new(card, delta.tensors, signature)
+    # The start goes with it even where no zoo holds it yet: saved, trained on or added later, it stays known.
+    module = Module.new(card, delta.tensors, signature, shared)
     return add_to.add(module) if add_to is not None else module
 
 
