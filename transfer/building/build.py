@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import torch
+
 from transfer.building import work
-from transfer.building.licences import forbids_commercial_use
+from transfer.building.candidates import candidates
+from transfer.building.choosing import choose
 from transfer.building.records import Built, Record, Records
 from transfer.building.reporting import write_report
 from transfer.building.settings import BuildSettings
 from transfer.building.work import Job
 from transfer.deltas import METHODS
-from transfer.errors import DataError, TransferError
+from transfer.errors import TransferError
 from transfer.progress import track
-from transfer.tasks.facts import Facts
-from zoo import Zoo
+from zoo import Module, Zoo
 from zoo.errors import ExplainedError
+
+MOST_WORKERS = 4  # each holds a backbone of its own in memory
+
+# A module by what it was made of: task, method, fingerprint of the backbone, fingerprint of the data.
+Made = tuple[str, str, str, str]
 
 
 def build_zoo(
@@ -39,44 +46,63 @@ def build_zoo(
         out: The zoo; made if it is not there. What is finished in it is not done again.
         settings: How to train, what to keep.
         only: Names of tasks; None is all.
-        workers: Processes; None is one per core. Each works on one module at a time with its share of the threads.
+        workers: Processes; None is one on a machine with a GPU, else one per core and at most 4. Each works on one
+            module at a time with its share of the threads.
         say: Called with a line per finished module.
     Raises:
         DataError: no task under `tasks`.
         BackboneError: the backbone cannot be loaded.
-        ConfigError: `out` holds a build with another backbone or start.
+        ConfigError: `out` holds a build with another backbone or start, or with other settings of training.
         TransferError: a worker process was killed; the build goes on where it stopped when called again.
     """
-    names, built = _tasks(tasks, only, settings)
+    for method in settings.methods:
+        METHODS.resolve(method)
+    names, built = candidates(tasks, only, settings)
     records = Records(out)
     jobs = [Job(name, method) for method in settings.methods for name in names]
-    stored = {(entry.task, entry.method) for entry in Zoo(out).entries()}
+    stored = {_made(module): module.id for module in Zoo(out)}
     found = {job: record for job in jobs if (record := _finished(job, records, stored, settings)) is not None}
-    todo = [job for job in jobs if job not in found]
     cores = os.cpu_count() or 1
-    workers = max(1, workers or cores)
+    workers = max(1, workers or default_workers())
     pool = _pool(settings, out, tasks, workers, max(1, cores // workers))
     try:
         with pool, track("modules", len(jobs)) as progress:
             pool.submit(work.check).result()
+            changed = _forget_changed(pool, found, built, say)
             progress(len(found))
+            todo = [job for job in jobs if job not in found and job.task not in built.left_out]
             _train(pool, workers, todo, found, built, settings, say, progress)
             built.records = [found[job] for job in jobs if job in found]
-            kept = choose(built, settings)
-            for future in [pool.submit(work.store, job) for job in kept]:
-                built.kept.append(future.result())
-                say(f"stored {built.kept[-1]}")
+            kept = choose(built, settings, {task for task, *_ in stored})
+            _store(pool, kept, found, stored, built, say)
     except BrokenProcessPool as error:
         raise TransferError(
             "a worker process of the build ended suddenly",
             found="often the memory is too small for so many workers",
             hint="the same command again goes on where it stopped; with --workers 1 it needs least memory",
         ) from error
+    for entry in Zoo(out).entries() if changed else ():
+        if Job(entry.task, entry.method) in changed and entry.id not in built.kept:
+            say(f"of data that has changed since: transfer zoo rm {entry.id} --zoo {shlex.quote(str(out))}")
     write_report(built, settings, out)
     return built
 
 
-def _finished(job: Job, records: Records, stored: set[tuple[str, str]], settings: BuildSettings) -> Record | None:
+def default_workers() -> int:
+    """1 on a machine with a GPU, which one process fills; else one per core, at most 4."""
+    return 1 if torch.cuda.is_available() else min(os.cpu_count() or 1, MOST_WORKERS)
+
+
+def _made(module: Module) -> Made:
+    card = module.card
+    return card.task, card.method, card.fingerprint, str(card.data.get("fingerprint"))
+
+
+def _key(record: Record) -> Made:
+    return record.task, record.method, record.fingerprint, record.data_fingerprint
+
+
+def _finished(job: Job, records: Records, stored: Mapping[Made, str], settings: BuildSettings) -> Record | None:
     """The record of a job that need not be done again: it failed, it is in the zoo, or its tensors wait to go there.
 
     So records can be passed on without the tensors of what failed, and the build goes on from them elsewhere.
@@ -84,71 +110,64 @@ def _finished(job: Job, records: Records, stored: set[tuple[str, str]], settings
     record = records.get(job.task, job.method)
     if record is None or record.reason(settings.criterion) is not None:
         return record
-    kept = (job.task, job.method) in stored or records.has_tensors(job.task, job.method)
+    kept = _key(record) in stored or records.has_tensors(job.task, job.method)
     return record if kept else None
-
-
-def choose(built: Built, settings: BuildSettings) -> list[Job]:
-    """The modules to store; why another is not goes into `built.left_out`."""
-    kept = []
-    for method in settings.methods:
-        passing = []
-        for record in built.records:
-            reason = record.reason(settings.criterion)
-            if record.method != method:
-                continue
-            if reason is None:
-                passing.append(record)
-            else:
-                built.left_out[f"{record.task} {method}"] = reason
-        passing.sort(key=lambda record: -record.clearness)
-        for place, record in enumerate(passing):
-            if settings.most_tasks is not None and place >= settings.most_tasks:
-                built.left_out[f"{record.task} {method}"] = f"{settings.most_tasks} others are clearer"
-            else:
-                kept.append(Job(record.task, method))
-    return kept
-
-
-def _tasks(folder: Path, only: Sequence[str] | None, settings: BuildSettings) -> tuple[list[str], Built]:
-    built = Built()
-    there = sorted({path.parent.name for pattern in ("*/task.json", "*/train.*") for path in folder.glob(pattern)})
-    if not there:
-        raise DataError(f"no task folder under {folder}", hint="a folder for each task with train.jsonl and task.json")
-    unknown = sorted(set(only or ()) - set(there))
-    if unknown:
-        raise DataError(f"no task {unknown[0]!r} under {folder}", found=", ".join(there))
-    names = []
-    for name in there if only is None else dict.fromkeys(only):
-        try:
-            licence = Facts.read(folder / name).license or "unknown"
-        except DataError as error:
-            built.left_out[name] = _one_line(error)
-            continue
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
-            built.left_out[name] = "the folder's name has more than small letters, digits and _ . -"
-        elif settings.commercial and forbids_commercial_use(licence):
-            built.left_out[name] = f"its licence forbids commercial use: {licence}"
-        else:
-            names.append(name)
-    names.sort(key=lambda name: _row_bytes(folder / name / "train.jsonl"))  # the quick ones first
-    for method in settings.methods:
-        METHODS.resolve(method)
-    return names, built
-
-
-def _row_bytes(path: Path) -> float:
-    """Mean length of a training row, which decides how long a module takes."""
-    if not path.is_file():
-        return 0.0
-    with path.open("rb") as file:
-        rows = sum(1 for _ in file)
-    return path.stat().st_size / max(rows, 1)
 
 
 def _pool(settings: BuildSettings, out: Path, tasks: Path, workers: int, threads: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")  # a forked child inherits torch's threads and hangs
     return ProcessPoolExecutor(workers, context, initializer=work.begin, initargs=(settings, out, tasks, threads))
+
+
+def _forget_changed(
+    pool: ProcessPoolExecutor, found: dict[Job, Record], built: Built, say: Callable[[str], None]
+) -> list[Job]:
+    """Take out the records of tasks whose data is another now, so that they are trained again; the jobs so taken out.
+
+    A task whose data cannot be read any more is left out.
+    """
+    asked = {task: pool.submit(work.data_fingerprint, task) for task in dict.fromkeys(job.task for job in found)}
+    changed = []
+    for task, future in asked.items():
+        try:
+            now = future.result()
+        except ExplainedError as error:
+            now = None
+            built.leave_out(task, error)
+            say(f"{task}: {error}")
+        for job in [job for job, record in found.items() if job.task == task and record.data_fingerprint != now]:
+            del found[job]
+            if now is not None:
+                changed.append(job)
+                say(f"{task} {job.method}: the data has changed since it was trained; it is trained again")
+    return changed
+
+
+def _store(
+    pool: ProcessPoolExecutor,
+    kept: Sequence[Job],
+    found: Mapping[Job, Record],
+    stored: Mapping[Made, str],
+    built: Built,
+    say: Callable[[str], None],
+) -> None:
+    """Put into the zoo what is kept and not there yet."""
+    there = {job: module_id for job in kept if (module_id := stored.get(_key(found[job]))) is not None}
+    waiting = {job: pool.submit(work.store, job) for job in kept if job not in there}
+    for job in kept:
+        if job in there:
+            built.kept.append(there[job])
+            continue
+        try:
+            built.kept.append(waiting[job].result())
+        except BrokenProcessPool:
+            raise
+        except Exception as error:
+            # Whatever it is, it must not keep the others out of the zoo nor the report from being written.
+            built.leave_out(f"{job.task} {job.method}", error)
+            say(f"{job.task} {job.method} could not be stored: {error}")
+        else:
+            say(f"stored {built.kept[-1]}")
 
 
 def _train(
@@ -175,7 +194,7 @@ def _train(
                 found[job] = future.result()
             except ExplainedError as error:
                 # One task with broken data must not end a night of training; the report names it.
-                built.left_out[f"{job.task} {job.method}"] = _one_line(error)
+                built.leave_out(f"{job.task} {job.method}", error)
                 say(f"{job.task} {job.method}: {error}")
                 continue
             progress(len(found))
@@ -193,7 +212,3 @@ def _line(record: Record, settings: BuildSettings) -> str:
     outcome = "kept" if reason is None else f"left out: {reason}"
     found = ", ".join(f"{name} {value:.3f}" for name, value in record.on("test").items())
     return f"{record.task} {record.method}: {record.judged_by} {found}, {record.seconds:.0f} s; {outcome}"
-
-
-def _one_line(error: ExplainedError) -> str:
-    return str(error).replace("\n", "; ")

@@ -76,6 +76,11 @@ class Built:
     records: list[Record] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)  # ids in the zoo
     left_out: dict[str, str] = field(default_factory=dict)  # "task method" or "task" -> why
+    categories: dict[str, str] = field(default_factory=dict)  # of every task that was asked for, trained or not
+
+    def leave_out(self, name: str, error: Exception) -> None:
+        """Remember an error as the reason, in one line."""
+        self.left_out[name] = str(error).replace("\n", "; ") or type(error).__name__
 
 
 class Records:
@@ -84,16 +89,22 @@ class Records:
     def __init__(self, zoo: Path) -> None:
         self.folder = zoo / FOLDER
 
-    def check_same_build(self, **about: Any) -> None:
+    def check_same_build(
+        self, about: Mapping[str, Any], settings: Mapping[str, Any], defaults: Mapping[str, Any]
+    ) -> None:
         """Remember what all records of this folder share, or hold it against what is remembered.
 
+        Args:
+            about: What modules must share to stand beside each other: backbone, start, ...
+            settings: How they were trained.
+            defaults: The settings of a folder that remembers none; what is missing here may then be anything.
         Raises:
-            ConfigError: it differs, so these modules could not stand beside those.
+            ConfigError: something differs.
         """
         note = self.folder / NOTE
         if not note.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(about, sort_keys=True)
+            text = json.dumps({**about, "settings": dict(settings)}, sort_keys=True)
             _replace(note, lambda path: path.write_text(text, encoding="utf-8"))
             return
         before = json.loads(note.read_text(encoding="utf-8"))
@@ -102,6 +113,14 @@ class Records:
             raise ConfigError(
                 f"{self.folder.parent} holds a build with another {other[0].replace('_', ' ')}",
                 found=f"{before.get(other[0])}, now {about[other[0]]}",
+                hint="another --out",
+            )
+        trained = before.get("settings", defaults)
+        changed = [name for name in settings if name in trained and trained[name] != settings[name]]
+        if changed:
+            raise ConfigError(
+                f"{self.folder.parent} holds a build with other settings",
+                found=", ".join(f"{name} {trained[name]}, now {settings[name]}" for name in changed),
                 hint="another --out",
             )
 

@@ -26,7 +26,7 @@ def summarize(built: Built, settings: BuildSettings) -> dict[str, Any]:
         "max_length": settings.max_length,
         "kept": sorted(built.kept),
         "left_out": dict(sorted(built.left_out.items())),
-        "empty_categories": sorted({record.category for record in built.records} - set(passing)),
+        "empty_categories": sorted({*built.categories.values(), *(r.category for r in built.records)} - set(passing)),
         "results": [
             {
                 "task": record.task,

@@ -24,7 +24,7 @@ class BuildSettings:
     )
     start_seed: int = 0  # of the start that all modules of a method share
     criterion: float = CRITERION
-    most_tasks: int | None = None  # tasks kept per method, the clearest first; None keeps every one that passes
+    most_tasks: int | None = None  # tasks kept over all methods together, the clearest; None keeps all that pass
     commercial: bool = True  # leave out tasks whose licence forbids commercial use
     half: bool = True  # store fp16, and measure what is stored
 

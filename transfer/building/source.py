@@ -21,6 +21,8 @@ from transfer.training.measuring import Measured, measure
 from transfer.training.tuning import tune
 from zoo import Zoo
 
+STARTER_SEED = 0  # of the starts in the starter zoo
+
 
 def train_source(backbone: Backbone, task: Task, method_name: str, settings: BuildSettings, records: Records) -> Record:
     """Train a module of `method_name` for `task` from the shared start, measure it, and record it.
@@ -87,13 +89,25 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
 def shared_start(
     backbone: Backbone, method: DeltaMethod, settings: BuildSettings, records: Records
 ) -> dict[str, Tensor]:
-    """The start of all modules of a method: drawn once, kept as fp16, used as fp32. What the zoo has goes first."""
-    zoo = Zoo(records.folder.parent)
+    """The start of all modules of a method: drawn once, kept as fp16, used as fp32.
+
+    What the zoo has goes first, then what this build has, then the starter zoo's: modules of one start can be merged
+    with each other. Another seed asks for another start than the starter zoo's.
+    """
+    found = _start_in(Zoo(records.folder.parent), backbone, method)
+    if found is not None:
+        return found
+
+    def first() -> dict[str, Tensor]:
+        shipped = _start_in(Zoo.starter(), backbone, method) if settings.start_seed == STARTER_SEED else None
+        return method.draw(backbone.model, settings.start_seed) if shipped is None else shipped
+
+    return {name: value.float() for name, value in records.start(method.method, first).items()}
+
+
+def _start_in(zoo: Zoo, backbone: Backbone, method: DeltaMethod) -> dict[str, Tensor] | None:
     name = zoo.find_start(method.method, method.start_settings(backbone.model), backbone.fingerprint)
-    if name is not None:
-        return dict(zoo.get_start(name))
-    kept = records.start(method.method, lambda: method.draw(backbone.model, settings.start_seed))
-    return {name: value.float() for name, value in kept.items()}
+    return None if name is None else dict(zoo.get_start(name))
 
 
 def _results(task: Task, found: Measured) -> np.ndarray:

@@ -17,7 +17,7 @@ from zoo import Card, Module, Zoo
 
 
 def store_source(backbone: Backbone, task: Task, method_name: str, settings: BuildSettings, records: Records) -> Module:
-    """Add a recorded module to the zoo; nothing happens if it is there.
+    """Add a recorded module to the zoo; nothing happens if one trained on the same data is there.
 
     Raises:
         DataError: it was never trained.
@@ -26,9 +26,14 @@ def store_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
     if record is None:
         raise DataError(f"there is no record of {task.name} {method_name}", hint="transfer zoo build trains it")
     zoo = Zoo(records.folder.parent)
-    there = zoo.find(task=task.name, method=method_name, fingerprint=backbone.fingerprint)
-    if there:
-        return there[0]
+    siblings = [
+        module
+        for module in zoo.find(task=task.name, fingerprint=backbone.fingerprint)
+        if module.card.data.get("fingerprint") == record.data_fingerprint
+    ]
+    there = next((module for module in siblings if module.card.method == method_name), None)
+    if there is not None:
+        return there
     method = METHODS.get(method_name).from_settings(record.settings)
     start = shared_start(backbone, method, settings, records)
     name = zoo.add_start(method_name, method.start_settings(backbone.model), backbone.fingerprint, start)
@@ -36,9 +41,11 @@ def store_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
     card = _card(record, task, backbone, name)
     encoded = backbone.encode(task.train, task.fields)
     own = module_signature(backbone, encoded, method, {n: t.float() for n, t in tensors.items()}, start)
-    siblings = zoo.find(task=task.name, fingerprint=backbone.fingerprint)
     known = next((part for module in siblings if (part := module.signature.task_part())), None)
-    return zoo.add(Module.new(card, tensors, (known or task_signature(backbone, task)).merge(own)))
+    module = Module.new(card, tensors, (known or task_signature(backbone, task)).merge(own))
+    if module.id in zoo:  # the same tensors under a card of other data, where only what they were measured on changed
+        zoo.remove(module.id)
+    return zoo.add(module)
 
 
 def _card(record: Record, task: Task, backbone: Backbone, start: str) -> Card:

@@ -1,4 +1,4 @@
-"""What a worker process of a build does: its own backbone, one thread, one job after the other."""
+"""What a worker process of a build does: its own backbone, its share of the threads, one job after the other."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class _Worker:
         return cls.backbone
 
     @classmethod
-    def load(cls, job: Job) -> Task:
-        return dataclasses.replace(load_task(str(cls.tasks / job.task), source="path"), name=job.task)
+    def load(cls, task: str) -> Task:
+        return dataclasses.replace(load_task(str(cls.tasks / task), source="path"), name=task)
 
 
 def begin(settings: BuildSettings, out: Path, tasks: Path, threads: int) -> None:
@@ -59,17 +59,24 @@ def begin(settings: BuildSettings, out: Path, tasks: Path, threads: int) -> None
 
 def check() -> None:
     """Load the backbone, and see that the folder has no build that this one cannot go on with."""
-    backbone = _Worker.ready()
+    backbone, settings = _Worker.ready(), _Worker.settings
     Records(_Worker.out).check_same_build(
-        backbone=backbone.fingerprint, max_length=backbone.max_length, start_seed=_Worker.settings.start_seed
+        {"backbone": backbone.fingerprint, "max_length": backbone.max_length, "start_seed": settings.start_seed},
+        {**dataclasses.asdict(settings.tune), "half": settings.half, "precision": backbone.precision},
+        {**dataclasses.asdict(BuildSettings().tune), "half": BuildSettings().half},
     )
+
+
+def data_fingerprint(task: str) -> str:
+    """Fingerprint of the task's data as it is now."""
+    return _Worker.load(task).fingerprint
 
 
 def store(job: Job) -> str:
     """Put one recorded module into the zoo, with its card and signature; the id it has there."""
-    return store_source(_Worker.ready(), _Worker.load(job), job.method, _Worker.settings, Records(_Worker.out)).id
+    return store_source(_Worker.ready(), _Worker.load(job.task), job.method, _Worker.settings, Records(_Worker.out)).id
 
 
 def train(job: Job) -> Record:
     """Train and record one module."""
-    return train_source(_Worker.ready(), _Worker.load(job), job.method, _Worker.settings, Records(_Worker.out))
+    return train_source(_Worker.ready(), _Worker.load(job.task), job.method, _Worker.settings, Records(_Worker.out))

@@ -116,13 +116,15 @@ def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="The zoo; what is finished in it is not done again.")],
     methods: Annotated[str, typer.Option("--methods", help="Of lora, adapter, prefix.")] = "lora,adapter,prefix",
     only: Annotated[str | None, typer.Option("--only", help="Only these tasks: a,b.")] = None,
-    most_tasks: Annotated[int | None, typer.Option("--most-tasks", help="Tasks kept per method, the clearest.")] = None,
+    most_tasks: Annotated[int | None, typer.Option("--most-tasks", help="Tasks kept, the clearest.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Training steps a module.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Examples a step.")] = None,
     any_licence: Annotated[
         bool, typer.Option("--any-licence", help="Also tasks whose licence forbids commercial use.")
     ] = False,
-    workers: Annotated[int | None, typer.Option("--workers", help="Processes; else one per core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes; else 1 with a GPU, up to 4 without.")
+    ] = None,
     backbone: options.BackboneName = "embedded",
     kind: options.Kind = "auto",
     precision: options.Precision = "auto",
