@@ -21,6 +21,7 @@ from transfer.tasks import Task
 from transfer.training.settings import TuneSettings
 from transfer.training.tuning import Tuned, tune
 from zoo import Card, Module, Zoo, ZooView
+from zoo.tensors import digest
 
 if TYPE_CHECKING:
     from transfer.initialization import Initialization
@@ -152,12 +153,27 @@ def _starting_point(
 
 
 def _start_behind(start: Any, zoo: Any) -> Mapping[str, Tensor] | None:
-    """The shared start that the modules of an initialization, or a module, were trained from, if it is known."""
+    """The shared start that the modules of an initialization, or a module, were trained from, if it is known.
+
+    Zoos may have different starts of one name; where the sha256 is on record, only the tensors that agree are taken.
+    """
     if isinstance(start, Module):
         return start.start()
-    recipe = getattr(start, "recipe", {})
-    name = recipe.get("start") if recipe else getattr(start, "start", None)
-    return zoo.get_start(name) if name and zoo.has_start(name) else None
+    recipe = getattr(start, "recipe", None)
+    name, known = (recipe.get(key) if recipe else getattr(start, key, None) for key in ("start", "start_sha256"))
+    if not name:
+        return None
+    for part in _parts(zoo):
+        if part.has_start(name):
+            found = dict(part.get_start(name))
+            if known is None or digest(found) == known:
+                return found
+    return None
+
+
+def _parts(zoo: Any) -> list[Any]:
+    """The zoos of a view, one by one."""
+    return [inner for part in zoo.zoos for inner in _parts(part)] if isinstance(zoo, ZooView) else [zoo]
 
 
 def _as_module(

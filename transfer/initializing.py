@@ -15,7 +15,7 @@ from transfer.deltas import METHODS
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.ensembling import MERGES
-from transfer.ensembling.compatible import IDLE, acting_settings, largest_group
+from transfer.ensembling.compatible import IDLE, Starts, acting_settings, largest_group
 from transfer.ensembling.guarding import guard as judge
 from transfer.ensembling.merging import merge as merge_modules
 from transfer.ensembling.verdict import Verdict
@@ -27,12 +27,13 @@ from transfer.relatives import Relatives, find_relatives
 from transfer.similarity import ESTIMATORS
 from transfer.similarity.scores import Scores
 from transfer.similarity.scoring import score
-from transfer.similarity.sources import find_sources
+from transfer.similarity.sources import find_sources, unmatched
 from transfer.similarity.target import Target
 from transfer.tasks import Task, load_task
 from zoo import Module, Zoo, ZooView
 from zoo.card import now
 from zoo.reading import ReadableZoo
+from zoo.tensors import digest
 
 logger = logging.getLogger(__name__)
 
@@ -106,13 +107,14 @@ def initialize(
         top_k: Source modules kept; None keeps all.
         how: "softmax", "uniform" or "best".
         merge: Rule by which modules are merged.
-        exclude: Task names and module ids that are left out; None leaves out the target's own task.
+        exclude: Task names and module ids that are left out; None leaves out the target's own task. A name that the
+            zoo does not have is said.
         examples: Labelled examples in all, for a target given by name; None takes all there are.
         guard: Tune a few steps from the result and from scratch and compare; where it hurts, scratch is handed over.
         guard_steps: Of these tunes.
         batch_size: Examples a step.
         seed: Of data order, of short tunes and of drawing examples.
-        force: Take modules of other backbones, too.
+        force: Take modules of other backbones where the shapes fit; those of the backbone itself go first.
         say: Called with each line that the user should read while it works; None logs them as warnings.
     Returns:
         The initialization with its recipe and its verdict; the backbone is left as it was found.
@@ -143,10 +145,12 @@ def initialize(
     return _Job(config, task, loaded, _opened(zoo), say or logger.warning, clock).run()
 
 
-def _opened(zoo: ReadableZoo | Iterable[Module] | str | Path | None) -> ReadableZoo | Iterable[Module]:
+def _opened(zoo: ReadableZoo | Iterable[Module] | str | Path | None) -> ReadableZoo | list[Module]:
     if zoo is None:
         return ZooView([Zoo.default(), Zoo.starter()])
-    return Zoo(zoo) if isinstance(zoo, str | Path) else zoo
+    if isinstance(zoo, str | Path):
+        return Zoo(zoo)
+    return zoo if isinstance(zoo, ReadableZoo) else list(zoo)
 
 
 @dataclass
@@ -170,7 +174,7 @@ class _Job:
         config: InitConfig,
         task: Task,
         backbone: Backbone,
-        zoo: ReadableZoo | Iterable[Module],
+        zoo: ReadableZoo | list[Module],
         say: Callable[[str], None],
         clock: _Clock,
     ) -> None:
@@ -194,7 +198,7 @@ class _Job:
         weights = weigh(scores, config.how, config.temperature, config.top_k)
         merged = [module for module in modules if weights[module.id] > NO_WEIGHT]
         licences = tuple(sorted({module.card.license for module in merged}))
-        delta = merge_modules(modules, weights, config.merge)
+        delta = merge_modules(modules, weights, config.merge, self._note)
         clock.lap("merge")
         verdict = self._judged(target, delta, licences) if config.guard else None
         hurts = verdict is not None and verdict.outcome == "hurts"
@@ -208,17 +212,20 @@ class _Job:
     def _sources(self) -> list[Module]:
         """Modules that fit the backbone and can be merged with each other."""
         config = self.config
-        modules = find_sources(self.zoo, self.backbone, config.method, self.exclude, config.force)
+        for line in unmatched(self.zoo, config.exclude or ()):
+            self._note(line)
+        modules = find_sources(self.zoo, self.backbone, config.method, self.exclude, config.force, self._note)
         if isinstance(config.method, DeltaMethod):
             modules = _with_settings(modules, config.method)
         if MERGES.get(config.merge).mixes:
             return modules
-        kept, rest = largest_group(modules)
+        kept, rest = largest_group(modules, self.backbone.fingerprint)
         if rest:
-            names = ", ".join(module.id for module in rest[:3])
+            names = ", ".join(module.id for module in rest[:3]) + (", ..." if len(rest) > 3 else "")
+            differ = "other settings or another backbone" if config.force else "other settings"
             self._note(
                 f"{len(rest)} of {len(modules)} modules are left out, since {config.merge!r} cannot merge them with "
-                f"the rest (other settings or another start): {names}{', ...' if len(rest) > 3 else ''}"
+                f"the rest ({differ}): {names}"
             )
         return kept
 
@@ -256,7 +263,7 @@ class _Job:
     ) -> dict[str, Any]:
         config, task, backbone = self.config, self.task, self.backbone
         hurts = verdict is not None and verdict.outcome == "hurts"
-        starts = [module.card.start for module in modules if module.card.start is not None]
+        start, start_digest = _start_of_all(merged, digest(target.start) if hurts else None)
         return {
             "schema": SCHEMA,
             "created": now(),
@@ -267,6 +274,8 @@ class _Job:
             "base_model": backbone.base_model,
             "fingerprint": backbone.fingerprint,
             "kind": backbone.kind,
+            "precision": backbone.precision,
+            "device": str(backbone.device),
             "max_length": backbone.max_length,
             "base_model_prefix": base_model_prefix(backbone.model),
             "handed_over": "scratch" if hurts else "merged",
@@ -279,7 +288,8 @@ class _Job:
             "how": config.how,
             "merge": config.merge,
             "exclude": list(self.exclude),
-            "start": starts[0] if starts else None,
+            "start": start,
+            "start_sha256": start_digest,
             "seeds": {"run": config.seed, "examples": task.seed},
             "guard": {"steps": config.guard_steps, "batch_size": config.batch_size} if config.guard else None,
             "verdict": None if verdict is None else verdict.as_dict(),
@@ -301,6 +311,22 @@ def _with_settings(modules: Sequence[Module], method: DeltaMethod) -> list[Modul
         found=f"{len(modules)} modules with others, {modules[0].id} for example",
         hint=f"method={method.method!r} takes the settings that most modules have",
     )
+
+
+def _start_of_all(modules: Sequence[Module], scratch: str | None) -> tuple[str | None, str | None]:
+    """(name, sha256) of the start that all of the modules were trained from, or (None, None) if there is none.
+
+    Args:
+        modules: What was merged.
+        scratch: sha256 of the start that is handed over in place of the merge; None where the merge is.
+    """
+    starts = Starts()
+    digests = {module.id: starts.of(module) for module in modules}
+    behind = scratch if scratch is not None else next(iter(digests.values()))
+    named = [module.card.start for module in modules if digests[module.id] == behind and module.card.start is not None]
+    if behind is None or not named or (scratch is None and set(digests.values()) != {behind}):
+        return None, None
+    return named[0], behind
 
 
 def _source(module: Module) -> dict[str, Any]:
@@ -329,4 +355,5 @@ def described(task: Task) -> dict[str, Any]:
         "fields": list(task.fields),
         "choices": task.labels,
         "fingerprint": task.fingerprint,
+        "notes": list(task.notes),
     }

@@ -45,10 +45,21 @@ class Relatives:
         return bool(self.same_category) or (self.cosine is not None and self.cosine >= CLOSE)
 
     @property
+    def told(self) -> bool:
+        """False where neither category nor inputs could be compared, so that nothing is known of relatives."""
+        return self.category not in NO_CATEGORY or self.closest is not None
+
+    @property
     def note(self) -> str | None:
-        """A line for the user where no relative was found, else None."""
+        """A line for the user where no relative was found, or nothing could be compared; else None."""
         if self.found:
             return None
+        if not self.told:
+            return (
+                f"it cannot be told whether there is a relative of {self.target!r} among {self.n_tasks} source tasks: "
+                "its category is not known, and there are too few signatures to compare inputs; "
+                "giving its category (--category) lets tasks be compared"
+            )
         if self.category in NO_CATEGORY:
             reasons = ["its category is not known"]
         else:
@@ -67,7 +78,7 @@ class Relatives:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON."""
         return {
-            "found": self.found,
+            "found": self.found if self.told else None,
             "category": self.category,
             "same_category": list(self.same_category),
             "closest": self.closest,

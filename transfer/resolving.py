@@ -40,6 +40,7 @@ class Start:
     backbone: str
     choices: list[str] | None = None
     start: str | None = None  # the shared start behind it, as it is called in a zoo
+    start_sha256: str | None = None  # of its tensors, where it is known
 
     def check_fits(self, fingerprint: str, backbone_name: str, force: bool = False) -> None:
         """Refuse a backbone that it was not made for.
@@ -74,6 +75,7 @@ def load_start(name: str, zoo: Any) -> Start:
             recipe["backbone"],
             recipe["target"].get("choices"),
             recipe.get("start"),
+            recipe.get("start_sha256"),
         )
     if (folder / "card.json").is_file():
         return _from_module(Module.load(folder), name)

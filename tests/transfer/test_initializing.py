@@ -16,6 +16,7 @@ from transfer.ensembling import Verdict, merge
 from transfer.errors import ConfigError, SourceError, UnknownNameError
 from transfer.initializing import InitConfig
 from zoo import Card, Module, Zoo
+from zoo.tensors import digest
 
 QUICK = {"guard_steps": 2, "batch_size": 8}
 
@@ -66,6 +67,8 @@ def test_the_recipe_says_how_it_was_made(small_zoo):
     assert recipe["target"]["fingerprint"] == task.fingerprint
     assert recipe["target"]["choices"] == ["negative", "positive"]
     assert recipe["start"] == next(iter(zoo)).card.start
+    assert recipe["start_sha256"] == digest(dict(zoo.get_start(recipe["start"])))
+    assert (recipe["precision"], recipe["device"]) == (backbone.precision, "cpu")
     assert {module["task"] for module in recipe["modules"]} == set(SOURCES)
     assert {"transfer", "torch", "transformers"} <= recipe["versions"].keys()
     assert {"score", "merge", "guard"} <= recipe["seconds"].keys()
@@ -111,6 +114,87 @@ def test_what_hurts_is_replaced_by_scratch_and_says_so(small_zoo, monkeypatch):
     assert found.recipe["verdict"]["outcome"] == "hurts"
     assert "scratch is kept in its place" in found.verdict.text
     assert "scratch" in found.name
+
+
+def test_an_initialization_from_which_tuning_diverges_is_replaced_by_scratch(small_zoo, monkeypatch):
+    backbone, zoo = small_zoo()
+
+    def wild(modules, *args):
+        delta = merge(modules, *args)
+        return dataclasses.replace(delta, tensors={n: torch.full_like(t, 1e30) for n, t in delta.tensors.items()})
+
+    monkeypatch.setattr("transfer.initializing.merge_modules", wild)
+    found = initialize(toy_target(), zoo, backbone, **QUICK)
+    assert (found.verdict.outcome, found.verdict.difference) == ("hurts", None)
+    assert "tuning from it diverged" in found.recipe["verdict"]["text"]
+    assert found.recipe["handed_over"] == "scratch"
+    assert equal(found.delta.tensors, dict(zoo.get_start(found.recipe["start"])))
+
+
+def test_the_notes_of_the_task_are_in_the_recipe(small_zoo):
+    backbone, zoo = small_zoo()
+    found = initialize(toy_target(notes=("label: column 'verdict'",)), zoo, backbone, guard=False)
+    assert found.recipe["target"]["notes"] == ["label: column 'verdict'"]
+
+
+def test_a_name_to_exclude_that_is_nowhere_is_said_with_the_closest(small_zoo):
+    backbone, zoo = small_zoo()
+    for there in (zoo, list(zoo), iter(list(zoo))):
+        lines = []
+        found = initialize(toy_target(), there, backbone, guard=False, exclude=["hotel", "films"], say=lines.append)
+        assert lines == [
+            "nothing is left out by exclude 'hotel': the zoo has no task and no module of that name; "
+            "did you mean 'hotels'?"
+        ]
+        assert len(found.recipe["weights"]) == 2
+    lines.clear()
+    initialize(toy_target(), zoo, backbone, guard=False, say=lines.append)  # its own task is no one's wish
+    assert lines == []
+
+
+def changed(module, **fields):
+    """The module with another card; its tensors differ a little, so that it has its own id."""
+    tensors = {name: tensor * 1.001 for name, tensor in module.tensors(dtype=torch.float32).items()}
+    return Module.new(module.card.changed(start=None, **fields), tensors)
+
+
+def test_force_takes_what_fits_in_shape_and_prefers_the_backbone_s_own(small_zoo):
+    backbone, zoo = small_zoo()
+    own = list(zoo)[:1]
+    others = [changed(module, task=f"other-{module.card.task}", fingerprint="1" * 64) for module in zoo]
+    wide = {
+        name: torch.cat([tensor, tensor], 1 if name.endswith("lora_A") else 0)
+        for name, tensor in own[0].tensors(dtype=torch.float32).items()
+    }
+    odd = [
+        Module.new(
+            own[0].card.changed(task=f"odd-{n}", fingerprint="2" * 64, start=None), {k: v + n for k, v in wide.items()}
+        )
+        for n in range(5)
+    ]
+    lines = []
+    found = initialize(
+        toy_target(), [*odd, *others, *own], backbone, guard=False, force=True, exclude=(), say=lines.append
+    )
+    assert list(found.recipe["weights"]) == [own[0].id]
+    assert lines[0].startswith("5 of 9 modules are left out, since their tensors have not the shapes")
+    assert lines[1].startswith("3 of 4 modules are left out")
+    found = initialize(toy_target(), [*odd, *others], backbone, guard=False, force=True, exclude=(), say=lines.append)
+    assert set(found.recipe["weights"]) == {module.id for module in others}
+    with pytest.raises(SourceError, match="has the shapes and places of backbone"):
+        initialize(toy_target(), odd, backbone, guard=False, force=True, say=lines.append)
+
+
+def test_modules_of_different_starts_are_averaged_and_that_is_said(small_zoo):
+    backbone, zoo = small_zoo()
+    method, lines = LoRA(), []
+    card = next(iter(zoo)).card.changed(task="elsewhere", start=None)
+    other = Module.new(card, method.draw(backbone.model, 5), start=method.draw(backbone.model, 6))
+    found = initialize(toy_target(), [*zoo, other], backbone, guard=False, how="uniform", say=lines.append)
+    assert found.recipe["weights"][other.id] == 0.25
+    assert "2 different starts" in lines[-1]
+    assert found.recipe["notes"] == lines
+    assert (found.recipe["start"], found.recipe["start_sha256"]) == (None, None)
 
 
 def test_without_dev_the_verdict_is_unclear_and_the_merge_is_kept(small_zoo):

@@ -89,6 +89,18 @@ def test_with_few_signatures_only_the_category_counts(sources):
     )
 
 
+def test_where_nothing_can_be_compared_nothing_is_claimed(sources):
+    found = find_relatives(target(axis(0)), sources[: FEWEST_TASKS - 1])
+    assert (found.found, found.told) == (False, False)
+    assert found.as_dict()["found"] is None
+    assert found.note.startswith("it cannot be told whether there is a relative of 'toy' among 7 source tasks: its")
+    assert "category is not known, and there are too few signatures" in found.note
+    assert "head start" not in found.note
+    told = find_relatives(target(axis(15)), sources)
+    assert told.told
+    assert told.as_dict()["found"] is False
+
+
 def test_several_modules_of_a_task_count_once(sources):
     found = find_relatives(target(axis(15)), [*sources, *sources])
     assert found.n_tasks == 10

@@ -44,16 +44,20 @@ def score(
     """Score every module of METHOD against TARGET; higher is closer."""
     from transfer.cli.report import show_task
     from transfer.similarity import score as score_modules
+    from transfer.similarity.sources import unmatched
 
     output = Output(as_json=as_json, quiet=quiet)
     task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template)
     show_task(output, task)
     loaded = options.read_backbone(backbone, kind, precision, max_length)
     left_out = options.split_names(exclude)
+    view = options.open_zoo(zoo)
+    for line in unmatched(view, left_out or ()):
+        output.say(f"note: {line}")
     with output.working():
         scores = score_modules(
             task,
-            options.open_zoo(zoo),
+            view,
             loaded,
             method,
             estimator,

@@ -100,9 +100,7 @@ def _differ(first: Module, other: Module, name: str, ours: str, theirs: str) -> 
     )
 
 
-def largest_group(
-    modules: Iterable[Module], fingerprint: str | None = None
-) -> tuple[list[Module], list[Module]]:
+def largest_group(modules: Iterable[Module], fingerprint: str | None = None) -> tuple[list[Module], list[Module]]:
     """The most modules that can be merged tensor by tensor, and the rest; both in the order given.
 
     Starts do not divide them: modules of different starts are averaged as those of unknown ones are.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -12,9 +14,11 @@ from torch import Tensor
 from transfer.backbones.backbone import Backbone
 from transfer.deltas import METHODS
 from transfer.deltas.method import DeltaMethod
-from transfer.errors import SourceError
+from transfer.errors import SourceError, TransferError
 from zoo import Module
 from zoo.reading import ReadableZoo
+
+logger = logging.getLogger(__name__)
 
 
 def find_sources(
@@ -23,6 +27,7 @@ def find_sources(
     method: str | DeltaMethod = "lora",
     exclude: str | Iterable[str] = (),
     force: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> list[Module]:
     """Modules of this method that were trained on this backbone.
 
@@ -31,7 +36,8 @@ def find_sources(
         backbone: Its fingerprint decides what fits.
         method: Name of the method, or the method itself.
         exclude: Task names or module ids that are left out.
-        force: Take modules of other backbones too.
+        force: Take modules of other backbones too, where their tensors have the shapes that this one needs.
+        say: Called with a line that names what `force` could not take; None logs it as a warning.
     Raises:
         SourceError: there is none; says what there is instead and the command that builds some.
     """
@@ -46,6 +52,20 @@ def find_sources(
         everything = list(zoo)
         fitting = [m for m in everything if m.card.method == name and (force or m.fits(backbone.fingerprint))]
     found = [module for module in fitting if module.id not in excluded and module.card.task not in excluded]
+    if found and force:
+        found, odd = _of_fitting_shapes(found, backbone)
+        if odd and found:
+            names = ", ".join(module.id for module in odd[:3])
+            (say or logger.warning)(
+                f"{len(odd)} of {len(odd) + len(found)} modules are left out, since their tensors have not the shapes "
+                f"or places of {backbone.name!r}: {names}{', ...' if len(odd) > 3 else ''}"
+            )
+        elif odd:
+            raise SourceError(
+                f"no {name!r} module has the shapes and places of backbone {backbone.name!r}",
+                found=f"{len(odd)} modules of other backbones, {odd[0].id} of {odd[0].card.backbone!r} for example",
+                hint=_build_command(backbone, name),
+            )
     if found:
         return found
     if everything is None:
@@ -56,8 +76,54 @@ def find_sources(
     raise SourceError(
         f"no {name!r} module for backbone {backbone.name!r}",
         found=_instead(there, len(fitting), backbone, name),
-        hint=f"transfer zoo build --backbone {shlex.quote(backbone.name)} --kind {backbone.kind} "
-        f"--methods {name} --tasks DIR --out DIR",
+        hint=_build_command(backbone, name),
+    )
+
+
+def unmatched(zoo: ReadableZoo | Sequence[Module], exclude: str | Iterable[str]) -> list[str]:
+    """A line for each name to exclude that is no task and no id of the zoo, with the closest there is.
+
+    Args:
+        zoo: All that there is, whatever the method and the backbone.
+        exclude: As for `find_sources`.
+    """
+    names = [exclude] if isinstance(exclude, str) else list(exclude)
+    if isinstance(zoo, ReadableZoo):
+        unknown = [name for name in names if name not in zoo and not zoo.entries(task=name)]
+        known = {word for entry in zoo.entries() for word in (entry.task, entry.id)} if unknown else set()
+    else:
+        known = {word for module in zoo for word in (module.card.task, module.id)}
+        unknown = [name for name in names if name not in known]
+    lines = []
+    for name in unknown:
+        close = difflib.get_close_matches(name, sorted(known), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        lines.append(f"nothing is left out by exclude {name!r}: the zoo has no task and no module of that name{hint}")
+    return lines
+
+
+def _of_fitting_shapes(modules: Sequence[Module], backbone: Backbone) -> tuple[list[Module], list[Module]]:
+    """Modules that can be put on the backbone, and the rest."""
+    fitting: list[Module] = []
+    odd: list[Module] = []
+    for module in modules:
+        fits = module.fits(backbone.fingerprint) or _shapes_fit(module, backbone)
+        (fitting if fits else odd).append(module)
+    return fitting, odd
+
+
+def _shapes_fit(module: Module, backbone: Backbone) -> bool:
+    try:
+        wanted = METHODS.get(module.card.method).from_settings(module.card.settings).shapes(backbone.model)
+    except TransferError:  # a place that this backbone lacks, or one that cannot take the method
+        return False
+    return bool({name: tuple(tensor.shape) for name, tensor in module.tensors().items()} == wanted)
+
+
+def _build_command(backbone: Backbone, method: str) -> str:
+    return (
+        f"transfer zoo build --backbone {shlex.quote(backbone.name)} --kind {backbone.kind} "
+        f"--methods {method} --tasks DIR --out DIR"
     )
 
 

@@ -30,7 +30,9 @@ def adapters(tmp_path):
 
 
 @pytest.mark.parametrize("arch", sorted(TARGETS))
-def test_from_peft_checkpoints_and_a_csv_to_predictions(arch, transfer, backbone_folder, adapters, reviews_csv, tmp_path):
+def test_from_peft_checkpoints_and_a_csv_to_predictions(
+    arch, transfer, backbone_folder, adapters, reviews_csv, tmp_path
+):
     backbone, zoo = backbone_folder(arch), tmp_path / "zoo"
     added = transfer("zoo", "add", *adapters(arch), "--backbone", backbone, "--zoo", zoo, "--json")
     assert added.code == 0, added.err
@@ -55,7 +57,7 @@ def test_from_peft_checkpoints_and_a_csv_to_predictions(arch, transfer, backbone
     assert ended.code == 0, ended.err
     result = json.loads(ended.out)
     assert 0 <= result["after"]["metrics"]["accuracy"] <= 1
-    assert [row["step"] for row in result["history"]][0] == 0
+    assert result["history"][0]["step"] == 0
 
     again = transfer("evaluate", "--target", reviews_csv, *COLUMNS, *common, "--delta", tuned, "--json")
     assert again.code == 0, again.err

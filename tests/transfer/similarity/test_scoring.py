@@ -82,7 +82,7 @@ def test_nothing_that_fits_says_what_is_there_and_how_to_build(toys, tmp_path):
             find_sources(source, backbone)
         assert "no 'lora' module for backbone 'tiny-bert'" in str(caught.value)
         assert "2 adapter modules of this backbone, 1 lora modules of backbone 'tiny-bert'" in str(caught.value)
-        assert "transfer zoo build --backbone tiny-bert --methods lora" in str(caught.value)
+        assert "transfer zoo build --backbone tiny-bert --kind encoder --methods lora" in str(caught.value)
     with pytest.raises(SourceError, match="an empty zoo"):
         find_sources([], backbone)
     with pytest.raises(SourceError, match="all of them left out by exclude"):
