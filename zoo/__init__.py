@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         UnknownModuleError,
         ZooError,
     )
-    from zoo.index import SignatureIndex
     from zoo.module import Module
     from zoo.signature import Signature
     from zoo.store import Zoo
@@ -45,7 +44,6 @@ _FILES = {
     "PathError": "errors",
     "Problem": "verify",
     "Signature": "signature",
-    "SignatureIndex": "index",
     "TensorError": "errors",
     "UnknownModuleError": "errors",
     "Zoo": "store",
@@ -64,7 +62,6 @@ __all__ = [
     "PathError",
     "Problem",
     "Signature",
-    "SignatureIndex",
     "TensorError",
     "UnknownModuleError",
     "Zoo",

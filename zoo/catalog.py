@@ -204,15 +204,10 @@ class Catalog:
 
 
 def cached_path(zoo: Path) -> Path:
-    """Where the catalogue of a zoo that must not be written to is kept, by the zoo's full path."""
-    return cache_folder(zoo) / "catalog.sqlite"
-
-
-def cache_folder(zoo: Path) -> Path:
-    """A folder in the platform's cache for one zoo; all of it can be deleted at any time."""
+    """Where a zoo that must not be written to has its catalogue, by its full path: in the platform's cache."""
     import hashlib
 
     import platformdirs
 
     key = hashlib.sha256(str(zoo.resolve()).encode()).hexdigest()[:16]
-    return Path(platformdirs.user_cache_dir("transfer", appauthor=False)) / "zoos" / key
+    return Path(platformdirs.user_cache_dir("transfer", appauthor=False)) / "zoos" / key / "catalog.sqlite"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import starts
-from zoo.catalog import Catalog, Entry, cache_folder, cached_path
+from zoo.catalog import Catalog, Entry, cached_path
 from zoo.errors import PathError, TensorError, UnknownModuleError, ZooError
 from zoo.files import sync
 from zoo.locking import writing
@@ -33,7 +33,6 @@ from zoo.record import Record
 if TYPE_CHECKING:
     import torch
 
-    from zoo.index import SignatureIndex
     from zoo.verify import Problem
 
 MODULES, SIGNATURES, INCOMING, CATALOG = "modules", "signatures", ".incoming", "catalog.sqlite"
@@ -123,13 +122,6 @@ class Zoo(ReadableZoo):
 
     def has_start(self, name: str) -> bool:
         return (self.path / starts.FOLDER / f"{starts.check_start(name)}.safetensors").is_file()
-
-    def index(self, fingerprint: str) -> SignatureIndex:
-        """Nearest-neighbour index over the example embeddings of this backbone's modules, kept up to date on disk."""
-        from zoo.index import kept_index
-
-        folder = cache_folder(self.path) if self._catalog_elsewhere() else self.path / ".index"
-        return kept_index(self.find(fingerprint=fingerprint), fingerprint, folder)
 
     def verify(self) -> list[Problem]:
         """Read every file and hold it against its checksum, its card and its id; an empty list means all is well."""
