@@ -1,0 +1,130 @@
+"""`transfer finetune` where something is there already, and `transfer compare`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from zoo_toys import card_of, module_of, tensors_of
+
+from zoo import Module
+from zoo.writing import save_module
+
+COLUMNS = ("--input-column", "review", "--label-column", "verdict", "--choices", "bad,good")
+
+
+@pytest.fixture
+def finetune(transfer, backbone_folder, reviews_csv, tmp_path):
+    """Runs a quick one on the reviews with more words."""
+    common = ("--target", reviews_csv, *COLUMNS, "--backbone", backbone_folder("bert"), "--zoo", tmp_path / "zoo")
+    quick = ("--max-length", 48, "--examples", 16, "--steps", 2, "--out", tmp_path / "tuned")
+    return lambda *words: transfer("finetune", *common, *quick, *words)
+
+
+def test_a_finished_result_is_replaced_only_when_asked(finetune, tmp_path):
+    assert finetune().code == 0
+    first = Module.load(tmp_path / "tuned").id
+    again = finetune("--seed", 1)
+    assert again.code == 1
+    assert "already holds a finished result" in again.err
+    assert "--overwrite" in again.err
+    assert Module.load(tmp_path / "tuned").id == first
+    replaced = finetune("--seed", 1, "--overwrite")
+    assert replaced.code == 0, replaced.err
+    assert Module.load(tmp_path / "tuned").id != first
+    assert not list(tmp_path.glob(".tuned*")), "checkpoints and what was replaced are gone"
+
+
+def test_overwrite_begins_an_unfinished_run_again(finetune, tmp_path):
+    checkpoints = tmp_path / ".tuned-checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "run.json").write_text('{"another": "run"}')
+    unfinished = finetune()
+    assert unfinished.code == 1
+    assert "holds another run" in unfinished.err
+    assert finetune("--overwrite").code == 0
+
+
+def test_overwrite_spares_what_is_no_result(finetune, tmp_path):
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "thesis.txt").write_text("mine")
+    for words in ((), ("--overwrite",)):
+        ran = finetune(*words)
+        assert ran.code == 1
+        assert "thesis.txt" in ran.err
+    assert (tmp_path / "tuned" / "thesis.txt").read_text() == "mine"
+
+
+def test_overwrite_spares_a_module_with_something_beside_it(finetune, tmp_path):
+    assert finetune().code == 0
+    (tmp_path / "tuned" / "thesis.txt").write_text("mine")
+    ran = finetune("--overwrite")
+    assert ran.code == 1
+    assert (tmp_path / "tuned" / "thesis.txt").read_text() == "mine"
+
+
+def test_the_method_is_the_start_s_own(finetune, tmp_path):
+    begin = save_module(module_of(method="adapter"), tmp_path / "begin")
+    ran = finetune("--start", begin, "--method", "lora")
+    assert ran.code == 1
+    assert "--method lora with a start that is adapter" in ran.err
+    assert "leave --method out" in ran.err
+    foreign = finetune("--start", begin, "--method", "adapter")  # agrees, so the next thing is looked at
+    assert foreign.code == 1
+    assert "another backbone" in foreign.err
+
+
+def test_an_unknown_method_or_start_is_named(finetune):
+    unknown = finetune("--method", "lorra")
+    assert unknown.code == 1
+    assert "did you mean 'lora'" in unknown.err
+    nowhere = finetune("--start", "no-such-folder")
+    assert nowhere.code == 1
+    assert "no folder and no module named 'no-such-folder'" in nowhere.err
+
+
+def result(folder, accuracy, n=400, **provenance):
+    """A folder as `transfer finetune` leaves it."""
+    card = card_of(
+        metrics={"test": {"loss": 0.5, "accuracy": accuracy}}, data={"sizes": {"test": n}}, provenance=provenance
+    )
+    return save_module(Module.new(card, tensors_of("lora", seed=round(accuracy * 1000))), folder)
+
+
+def test_results_side_by_side(transfer, tmp_path):
+    first = result(tmp_path / "from init", 0.75, started_from="initialization for boolq")
+    second = result(tmp_path / "scratch", 0.5, started_from="scratch")
+    rows = json.loads(transfer("compare", first, second, "--json").out)
+    assert [row["accuracy"] for row in rows] == [0.75, 0.5]
+    assert [row["from"] for row in rows] == ["initialization for boolq", "scratch"]
+    assert rows[0]["n"] == 400
+    # Wilson: (.75 + z^2 / 800 -+ z sqrt(.75 * .25 / 400 + z^2 / 640000)) / (1 + z^2 / 400)
+    assert rows[0]["95% interval"] == "0.705 to 0.790"
+    shown = transfer("compare", first, second)
+    assert shown.code == 0
+    assert "0.750" in shown.out
+    assert max(len(line) for line in shown.out.splitlines()) <= 80
+    assert transfer("compare", first, second, "--quiet").out == f"{first}\t0.7500\n{second}\t0.5000\n"
+
+
+def test_what_finetune_wrote_can_be_compared(finetune, transfer, tmp_path):
+    ran = finetune("--json")
+    assert ran.code == 0, ran.err
+    (row,) = json.loads(transfer("compare", tmp_path / "tuned", "--json").out)
+    after = json.loads(ran.out)["after"]
+    assert row["accuracy"] == after["metrics"]["accuracy"]
+    assert row["n"] == after["n"]
+    assert row["95% interval"] == "{:.3f} to {:.3f}".format(*after["interval_95"])
+    assert row["from"] == "scratch"
+
+
+def test_what_cannot_be_compared_is_told(transfer, tmp_path):
+    bare = save_module(module_of(), tmp_path / "bare")
+    ran = transfer("compare", bare)
+    assert ran.code == 1
+    assert "holds no accuracy on test" in ran.err
+    missing = transfer("compare", tmp_path / "nowhere")
+    assert missing.code == 1
+    assert "nowhere" in missing.err
+    assert "Traceback" not in missing.err
+    assert transfer("compare").code == 2
