@@ -49,6 +49,7 @@ def finetune(
     label_column: options.LabelColumn = None,
     choices: options.Choices = None,
     template: options.Template = None,
+    category: options.Category = None,
     backbone: options.BackboneName = "embedded",
     kind: options.Kind = "auto",
     precision: options.Precision = "auto",
@@ -73,7 +74,7 @@ def finetune(
         raise ConfigError(
             f"--method {method} with a start that is {named}", hint=f"leave --method out: {start} decides"
         )
-    task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template)
+    task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template, category)
     folder = out or Path(f"{task.name}-{named}-tuned")
     if not overwrite and (folder / "card.json").is_file():
         raise ConfigError(f"{folder} already holds a finished result", hint="--overwrite, or another --out")

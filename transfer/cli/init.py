@@ -48,6 +48,7 @@ def init(
     label_column: options.LabelColumn = None,
     choices: options.Choices = None,
     template: options.Template = None,
+    category: options.Category = None,
     backbone: options.BackboneName = "embedded",
     kind: options.Kind = "auto",
     precision: options.Precision = "auto",
@@ -64,7 +65,7 @@ def init(
     from zoo.folders import check_replaceable
 
     output = Output(as_json=as_json, quiet=quiet)
-    task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template)
+    task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template, category)
     folder = out or Path(f"{task.name}-{method}")
     check_replaceable(folder, FILES, RECIPE)  # before the work, not after it
     show_task(output, task)
@@ -86,7 +87,7 @@ def init(
             batch_size=batch_size,
             seed=seed,
             force=force,
-            say=output.say,
+            say=lambda line: output.say(f"note: {line}"),
         )
     initialization.save(folder)
     described = options.again(
@@ -96,6 +97,7 @@ def init(
         label_column=label_column,
         choices=choices,
         template=template,
+        category=category,
         examples=options.unless(examples, 64),
         seed=options.unless(seed, 0),
         backbone=options.unless(backbone, "embedded"),

@@ -46,6 +46,11 @@ Template = Annotated[
     typer.Option("--template", help='Builds the input: "question: {q} text: {t}".'),
 ]
 
+Category = Annotated[
+    str | None,
+    typer.Option("--category", help="Kind of the target's task (sentiment, nli): its relatives are looked for by it."),
+]
+
 
 def read_task(
     target: str,
@@ -56,6 +61,7 @@ def read_task(
     label_column: str | None,
     choices: str | None,
     template: str | None,
+    category: str | None = None,
 ) -> Task:
     """The task that these options describe; 0 examples are all there are."""
     from transfer.tasks import load_task
@@ -69,6 +75,7 @@ def read_task(
         label_column=label_column,
         choices=split_names(choices),
         template=template,
+        category=category,
     )
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transfer.tasks import Task
 
 CLOSEST = 10  # source modules that are printed
+LICENCES = 4  # licences that are printed
 
 
 def show_task(output: Output, task: Task) -> None:
@@ -32,15 +33,22 @@ def show_initialization(output: Output, initialization: Initialization, folder: 
     recipe = initialization.recipe
     output.json({"folder": str(folder), **recipe})
     rows = closest(recipe)
+    output.say(
+        f"{len(rows)} source modules scored by {recipe['estimator']}: a higher score is closer, weights sum to 1"
+    )
     output.table(("source module", "score", "weight"), rows[:CLOSEST], flexible="source module")
     if len(rows) > CLOSEST:
         rest = sum(weight for _, _, weight in rows[CLOSEST:])
-        output.say(f"and {len(rows) - CLOSEST} more with a weight of {rest:.3f} together; {recipe['estimator']}")
+        output.say(f"and {len(rows) - CLOSEST} more with a weight of {rest:.3f} together")
     if recipe["licences"]:
-        output.say(f"licences of the merged sources: {' | '.join(recipe['licences'])}")
+        output.say("licences of the merged sources, by weight:")
+        for line in licences(recipe):
+            output.path(f"  {line}")
     if initialization.verdict is not None:
         # The line above names the licences already.
         output.say(f"verdict: {replace(initialization.verdict, licences=()).text}", style="bold")
+    else:
+        output.say("verdict: none, since --no-guard leaves out the comparison with tuning from scratch", style="bold")
     output.path(f"saved to {folder} in {sum(recipe['seconds'].values()):.0f} s")
     output.say("next:")
     output.command(f"transfer finetune {target} --start {shlex.quote(str(folder))}")
@@ -53,6 +61,31 @@ def closest(recipe: dict[str, Any]) -> list[tuple[str, float, float]]:
     weights, scores = recipe["weights"], recipe["scores"]
     order = sorted(scores, key=lambda name: (-weights.get(name, 0.0), -scores[name]))
     return [(name, scores[name], weights.get(name, 0.0)) for name in order]
+
+
+def licences(recipe: dict[str, Any]) -> list[str]:
+    """A line for each licence of what was merged, with the weight of its sources, the heaviest first.
+
+    After four there is a line that says how many more the recipe has.
+
+    >>> recipe = {
+    ...     "modules": [{"id": "a", "license": "MIT"}, {"id": "b", "license": "CC0"}, {"id": "c", "license": "MIT"}],
+    ...     "weights": {"a": 0.25, "b": 0.25, "c": 0.5},
+    ... }
+    >>> licences(recipe)
+    ['0.75   MIT', '0.25   CC0']
+    """
+    weights: dict[str, float] = {}
+    for module in recipe["modules"]:
+        weights[module["license"]] = weights.get(module["license"], 0.0) + recipe["weights"][module["id"]]
+    order = sorted(weights, key=lambda name: (-weights[name], name))
+    lines = [f"{_share(weights[name]):<5}  {name}" for name in order[:LICENCES]]
+    more = len(order) - LICENCES
+    return [*lines, f"and {more} more in recipe.json"] if more > 0 else lines
+
+
+def _share(weight: float) -> str:
+    return f"{weight:.2f}" if weight >= 0.01 else "<0.01"
 
 
 def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str) -> None:

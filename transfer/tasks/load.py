@@ -33,6 +33,7 @@ def load_task(
     label_column: str | None = None,
     choices: Sequence[str] | None = None,
     template: str | None = None,
+    category: str | None = None,
 ) -> Task:
     """Load a task.
 
@@ -46,6 +47,8 @@ def load_task(
         label_column: The column of the right answer: a choice's text, or its position from 0.
         choices: The answers in the order of the labels, the same for every row.
         template: Builds the input from columns, such as `question: {q} context: {p}`; instead of `input_column`.
+        category: What kind of task it is, such as "sentiment": what relatives are looked for by. Goes before what the
+            data says of itself.
 
     Raises:
         UnknownNameError: no source knows the name.
@@ -68,7 +71,7 @@ def load_task(
         dev=_dataset(rows["dev"]),
         test=_dataset(rows["test"]),
         metric=found.facts.metric or ("rouge_l" if built.kind == "generation" else "accuracy"),
-        category=found.facts.category or "other",
+        category=(category or "").strip() or found.facts.category or "other",
         source=found.line,
         origin=found.origin,
         license=found.facts.license or "unknown",

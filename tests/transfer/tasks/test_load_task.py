@@ -55,6 +55,13 @@ def test_task_json_tells_category_metric_and_licence(folder):
     assert (task.category, task.metric, task.license) == ("maths", "macro_f1", "CC0")
 
 
+def test_a_category_that_is_told_goes_before_that_of_the_data(folder):
+    assert load_task(str(folder), category="parity").category == "parity"
+    (folder / "task.json").write_text(json.dumps({"category": "numbers"}))
+    assert load_task(str(folder)).category == "numbers"
+    assert load_task(str(folder), category=" parity ").category == "parity"
+
+
 def test_examples_limit_train_and_dev_but_never_test(folder):
     task = load_task(str(folder), examples=16)
     assert task.sizes == {"train": 16, "dev": 16, "test": 30}
