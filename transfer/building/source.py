@@ -124,7 +124,8 @@ def always(label: int, rows: Sequence[Encoded]) -> Measured:
 def paired_z(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Mean difference of per-example results in units of its standard error; 0 where nothing differs.
 
-    >>> paired_z(np.array([1.0, 1, 1, 0]), np.array([0.0, 1, 0, 0])) == 0.5 / (np.std([1, 0, 1, 0], ddof=1) / 2)
+    >>> z = paired_z(np.array([1.0, 1, 1, 0]), np.array([0.0, 1, 0, 0]))
+    >>> bool(z == 0.5 / (np.std([1, 0, 1, 0], ddof=1) / 2))
     True
     """
     difference = np.asarray(ours) - np.asarray(theirs)
