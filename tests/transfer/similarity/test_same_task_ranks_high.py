@@ -1,0 +1,88 @@
+"""On the embedded MiniLM: among eight modules the one trained on the target's own task ranks in the top three."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from transfer.deltas import LoRA
+from transfer.similarity import Target, module_signature, score, task_signature
+from transfer.tasks import Task, load_task
+from transfer.training import TuneSettings, tune
+from zoo import Card, Module
+
+Row = dict[str, Any]
+
+
+def asked(rows: list[Row], choices: list[str], label: Callable[[Row], int]) -> list[Row]:
+    """The same inputs with another question about them."""
+    return [{"input": row["input"], "choices": choices, "label": int(label(row))} for row in rows]
+
+
+def eight_tasks(*splits: str) -> dict[str, list[Row]]:
+    """Three inputs from the shipped samples, two or three tasks asked of each."""
+    loaded = {name: load_task(name, source="sample") for name in ("sentiment", "nli", "boolq")}
+    rows = {name: [row for split in splits for row in task.splits[split]] for name, task in loaded.items()}
+    sentiment, nli = rows["sentiment"], rows["nli"]
+    questions = [{**row, "input": row["input"].split(" context: ")[0]} for row in rows["boolq"]]
+
+    def first_word(row: Row) -> str:
+        return str(row["input"].split()[1])
+
+    return {
+        "sentiment": sentiment,
+        "opposite": asked(sentiment, sentiment[0]["choices"], lambda row: 1 - row["label"]),
+        "length": asked(sentiment, ["short", "long"], lambda row: len(row["input"]) > 90),
+        "nli": nli,
+        "apart": asked(nli, ["apart", "together"], lambda row: row["label"] != 1),
+        "vowel": asked(nli, ["no", "yes"], lambda row: row["input"][-2] in "aeiou"),
+        "tense": asked(questions, ["present", "past"], lambda row: first_word(row) in ("did", "was")),
+        "being": asked(questions, ["doing", "being"], lambda row: first_word(row) in ("is", "are", "was")),
+    }
+
+
+def as_task(name: str, rows: list[Row]) -> Task:
+    split = Dataset.from_list(rows)
+    return Task(name=name, kind="classification", train=split, dev=split.select([]), test=split.select([]))
+
+
+@pytest.fixture(scope="module")
+def modules(embedded):
+    """One LoRA for each task, trained on examples that no target has."""
+    method = LoRA()
+    start = method.draw(embedded.model)
+    found = []
+    for name, rows in eight_tasks("train", "test").items():
+        task = as_task(name, rows)
+        encoded = embedded.encode(task.train)
+        tensors = tune(embedded, method, encoded, tensors=start, settings=TuneSettings(steps=40)).tensors
+        signature = task_signature(embedded, task).merge(module_signature(embedded, encoded, method, tensors, start))
+        card = Card(
+            task=name,
+            method="lora",
+            settings=method.settings(embedded.model),
+            backbone="embedded",
+            fingerprint=embedded.fingerprint,
+        )
+        found.append(Module.new(card, tensors, signature, start))
+    return found
+
+
+@pytest.fixture(scope="module")
+def targets(embedded, modules):
+    rows = eight_tasks("dev")
+    return {
+        name: Target.for_modules(as_task(name, rows[name]), embedded, modules) for name in ("sentiment", "nli", "tense")
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["gradient", "prediction", "embedding", "parameters", "neighbours"])
+@pytest.mark.parametrize("name", ["sentiment", "nli", "tense"])
+def test_the_module_of_the_very_same_task_is_among_the_closest_three(name, estimator, embedded, modules, targets):
+    scores = score(targets[name], modules, embedded, estimator=estimator)
+    closest = [module_id.split("-lora-")[0] for module_id, _ in scores.top(3)]
+    assert name in closest, scores.frame().to_string()
