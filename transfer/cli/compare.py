@@ -43,7 +43,8 @@ def compare(
         )
     names = ("result", "from", "accuracy", "95% interval", "n")
     output.json([dict(zip(names, row, strict=True)) for row in rows])
-    output.table(names, rows, flexible="from")
+    # The last part of a path says enough here; all of it is in the JSON.
+    output.table(names, [(row[0], Path(row[1]).name, *row[2:]) for row in rows], flexible="from")
     if output.quiet and not as_json:
         for row in rows:
             output.result(f"{row[0]}\t{row[2]:.4f}")
