@@ -17,30 +17,47 @@ from zoo import Card, Module
 Row = dict[str, Any]
 
 
-def asked(rows: list[Row], choices: list[str], label: Callable[[Row], int]) -> list[Row]:
-    """The same inputs with another question about them."""
-    return [{"input": row["input"], "choices": choices, "label": int(label(row))} for row in rows]
+def asked(rows: list[Row], part: Callable[[str], str], choices: list[str], label: Callable[[Row], int]) -> list[Row]:
+    """A part of each input, with a question of its own about it."""
+    return [{"input": part(row["input"]), "choices": choices, "label": int(label(row))} for row in rows]
 
 
 def eight_tasks(*splits: str) -> dict[str, list[Row]]:
-    """Three inputs from the shipped samples, two or three tasks asked of each."""
+    """Three shipped samples, and five tasks on parts of their inputs: no two tasks have the same inputs.
+
+    With the same inputs `embedding` and `neighbours` could not but tie, and three places hold a tie of three.
+    """
     loaded = {name: load_task(name, source="sample") for name in ("sentiment", "nli", "boolq")}
     rows = {name: [row for split in splits for row in task.splits[split]] for name, task in loaded.items()}
-    sentiment, nli = rows["sentiment"], rows["nli"]
-    questions = [{**row, "input": row["input"].split(" context: ")[0]} for row in rows["boolq"]]
 
-    def first_word(row: Row) -> str:
+    def premise(text: str) -> str:
+        return text.split(" hypothesis: ")[0]
+
+    def hypothesis(text: str) -> str:
+        return "hypothesis: " + text.split(" hypothesis: ")[1]
+
+    def question(text: str) -> str:
+        return text.split(" context: ")[0]
+
+    def context(text: str) -> str:
+        return "context: " + text.split(" context: ")[1]
+
+    def beginning(text: str) -> str:
+        words = text.split()
+        return " ".join(words[: len(words) // 2])
+
+    def verb(row: Row) -> str:
         return str(row["input"].split()[1])
 
     return {
-        "sentiment": sentiment,
-        "opposite": asked(sentiment, sentiment[0]["choices"], lambda row: 1 - row["label"]),
-        "length": asked(sentiment, ["short", "long"], lambda row: len(row["input"]) > 90),
-        "nli": nli,
-        "apart": asked(nli, ["apart", "together"], lambda row: row["label"] != 1),
-        "vowel": asked(nli, ["no", "yes"], lambda row: row["input"][-2] in "aeiou"),
-        "tense": asked(questions, ["present", "past"], lambda row: first_word(row) in ("did", "was")),
-        "being": asked(questions, ["doing", "being"], lambda row: first_word(row) in ("is", "are", "was")),
+        **rows,
+        "beginning": asked(rows["sentiment"], beginning, ["negative", "positive"], lambda row: row["label"]),
+        "premise": asked(rows["nli"], premise, ["short", "long"], lambda row: len(premise(row["input"])) > 85),
+        "hypothesis": asked(rows["nli"], hypothesis, ["apart", "together"], lambda row: row["label"] != 1),
+        "question": asked(
+            rows["boolq"], question, ["present", "past"], lambda row: verb(row) in ("did", "was", "were")
+        ),
+        "context": asked(rows["boolq"], context, ["no", "yes"], lambda row: row["label"]),
     }
 
 
@@ -75,13 +92,14 @@ def modules(embedded):
 def targets(embedded, modules):
     rows = eight_tasks("dev")
     return {
-        name: Target.for_modules(as_task(name, rows[name]), embedded, modules) for name in ("sentiment", "nli", "tense")
+        name: Target.for_modules(as_task(name, rows[name]), embedded, modules)
+        for name in ("sentiment", "nli", "question")
     }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["gradient", "prediction", "embedding", "parameters", "neighbours"])
-@pytest.mark.parametrize("name", ["sentiment", "nli", "tense"])
+@pytest.mark.parametrize("name", ["sentiment", "nli", "question"])
 def test_the_module_of_the_very_same_task_is_among_the_closest_three(name, estimator, embedded, modules, targets):
     scores = score(targets[name], modules, embedded, estimator=estimator)
     closest = [module_id.split("-lora-")[0] for module_id, _ in scores.top(3)]
