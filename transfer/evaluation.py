@@ -67,6 +67,7 @@ def evaluate(target: Task | str, backbone: Backbone, delta: Any = None, split: s
         split: "train", "dev" or "test".
     Raises:
         ConfigError: no such split.
+        FingerprintError: the delta says that it was made for another backbone.
         DataError: the split is empty or has no labels.
     """
     from transfer.resolving import as_delta
@@ -78,7 +79,7 @@ def evaluate(target: Task | str, backbone: Backbone, delta: Any = None, split: s
     rows = task.splits[split]
     if len(rows) == 0:
         raise DataError(f"the {split} split of {task.name!r} is empty", hint="--split " + _fullest(task))
-    resolved = as_delta(delta)
+    resolved = as_delta(delta, backbone)
     if resolved is None:
         return _measured(task, backbone, rows, split)
     with backbone.use(resolved):

@@ -43,6 +43,10 @@ class Finetuned:
     start: str  # "scratch", or where the start came from
     module: Module = field(repr=False)
 
+    def check_fits(self, fingerprint: str, backbone_name: str, force: bool = False) -> None:
+        """As `Module.check_fits`."""
+        self.module.check_fits(fingerprint, backbone_name, force)
+
     def save(self, folder: Path | str, replace: bool = False) -> Path:
         """Write the module as a folder by itself; `peft` loads it where it knows the method.
 
@@ -142,12 +146,9 @@ def _starting_point(
         chosen = METHODS.get(method)() if isinstance(method, str) else method
         tensors, _ = shared_start(backbone, chosen, zoo)
         return Delta(chosen, dict(tensors), chosen.settings(backbone.model)), "scratch", tensors
-    delta = as_delta(start)
+    delta = as_delta(start, backbone)
     if delta is None:
         raise DeltaError("there is no start to train from", hint="start=None trains from scratch")
-    fits = getattr(start, "check_fits", None)
-    if fits is not None:
-        fits(backbone.fingerprint, backbone.name)
     named = getattr(start, "id", None) or getattr(start, "name", None) or "a given start"
     return delta, str(named), _start_behind(start, zoo)
 

@@ -39,6 +39,7 @@ def predict(
         delta: As for `evaluate`.
         fields: The task's fields, so that a long input is cut as it was in training.
     Raises:
+        FingerprintError: the delta says that it was made for another backbone.
         DataError: a row has no input, or some rows have choices and others none.
     """
     from transfer.resolving import as_delta
@@ -52,7 +53,7 @@ def predict(
     with_choices = [bool(row.get("choices")) for row in rows]
     if any(with_choices) and not all(with_choices):
         raise DataError(f"row {with_choices.index(False) + 1} has no choices, others have", hint="--choices no,yes")
-    resolved = as_delta(delta)
+    resolved = as_delta(delta, backbone)
     if resolved is None:
         return _answers(rows, backbone, fields, any(with_choices))
     with backbone.use(resolved):

@@ -7,17 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transfer.backbones.backbone import Backbone
 from transfer.deltas.delta import Delta
 from transfer.errors import DeltaError, UnknownNameError
 from zoo import FingerprintError, Module, PathError, UnknownModuleError
 
 
-def as_delta(thing: Any) -> Delta | None:
+def as_delta(thing: Any, backbone: Backbone) -> Delta | None:
     """The delta of a `Delta`, a stored module, or of what holds one as `.delta`; None stays None.
 
     Raises:
+        FingerprintError: the thing says what it was made for, and that is another backbone.
         DeltaError: it is something else.
     """
+    check_fits = getattr(thing, "check_fits", None)
+    if check_fits is not None:
+        check_fits(backbone.fingerprint, backbone.name)
     if thing is None or isinstance(thing, Delta):
         return thing
     if isinstance(thing, Module):

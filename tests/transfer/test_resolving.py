@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import small
+import tiny
 import torch
 
-from transfer import initialize
+from transfer import evaluate, initialize, predict
 from transfer.deltas import LoRA
 from transfer.deltas.delta import Delta
 from transfer.errors import ConfigError, DeltaError, UnknownNameError
@@ -25,20 +26,33 @@ def equal(left, right):
 
 
 def test_what_holds_a_delta(small_zoo, initialized):
-    _, zoo = small_zoo()
+    backbone, zoo = small_zoo()
     module = next(iter(zoo))
-    delta = as_delta(module)
+    delta = as_delta(module, backbone)
     assert equal(delta.tensors, module.tensors(torch.float32))
-    assert as_delta(delta) is delta
-    assert as_delta(initialized) is initialized.delta
-    assert as_delta(load_start(module.id, zoo)).tensors.keys() == delta.tensors.keys()
-    assert as_delta(None) is None
+    assert as_delta(delta, backbone) is delta
+    assert as_delta(initialized, backbone) is initialized.delta
+    assert as_delta(load_start(module.id, zoo), backbone).tensors.keys() == delta.tensors.keys()
+    assert as_delta(None, backbone) is None
 
 
 @pytest.mark.parametrize("thing", ["boolq-lora", 3, LoRA(), {"a": torch.zeros(1)}])
-def test_what_holds_none(thing):
+def test_what_holds_none(thing, small_zoo):
     with pytest.raises(DeltaError, match=f"a {type(thing).__name__} holds no delta"):
-        as_delta(thing)
+        as_delta(thing, small_zoo()[0])
+
+
+def test_what_was_made_for_another_backbone_is_refused(small_zoo, initialized):
+    _, zoo = small_zoo()
+    module = next(iter(zoo))
+    foreign = tiny.tiny_backbone("bert", seed=1)
+    for thing in (module, initialized, load_start(module.id, zoo)):
+        with pytest.raises(FingerprintError, match=r"backbone (than )?'tiny-bert'"):
+            as_delta(thing, foreign)
+        with pytest.raises(FingerprintError):
+            evaluate(small.toy_target(), foreign, thing)
+        with pytest.raises(FingerprintError):
+            predict([], foreign, thing)
 
 
 def test_the_folder_of_an_initialization(small_zoo, initialized, tmp_path):

@@ -44,8 +44,6 @@ def evaluate(
     show_task(output, task)
     loaded = options.read_backbone(backbone, kind, precision, max_length)
     start = None if delta is None else load_start(delta, options.open_zoo(zoo))
-    if start is not None:
-        start.check_fits(loaded.fingerprint, loaded.name)
     with output.working():
         found = measure(task, loaded, start, split)
     show_evaluation(output, found, delta or "bare backbone")

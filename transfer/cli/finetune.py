@@ -81,8 +81,6 @@ def finetune(
     check_can_save(folder, overwrite)  # before the work, not after it
     show_task(output, task)
     loaded = options.read_backbone(backbone, kind, precision, max_length)
-    if begin is not None:
-        begin.check_fits(loaded.fingerprint, loaded.name)
     checkpoints = folder.parent / f".{folder.name}-checkpoints"
     if overwrite:
         shutil.rmtree(checkpoints, ignore_errors=True)

@@ -52,8 +52,6 @@ def predict(
         # What the delta was trained to choose from, for rows that bring no choices of their own.
         rows = [{"choices": start.choices, **row} for row in rows]
     loaded = options.read_backbone(backbone, kind, precision, max_length)
-    if start is not None:
-        start.check_fits(loaded.fingerprint, loaded.name)
     with output.working():
         answers = answer(rows, loaded, start, fields)
     lines = [row.to_json() for row in answers]
