@@ -42,8 +42,12 @@ def _prefix(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
     return {"prefix_key": (settings["length"], width), "prefix_value": (settings["length"], width)}
 
 
+def _bitfit(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
+    return {"bitfit_bias": (WIDTH,)}
+
+
 # method -> local names and shapes at a place. A method that is not here has its names checked, not its shapes.
-RULES: dict[str, Rule] = {"lora": _lora, "adapter": _adapter, "prefix": _prefix}
+RULES: dict[str, Rule] = {"lora": _lora, "adapter": _adapter, "prefix": _prefix, "bitfit": _bitfit}
 
 
 def expected_shapes(method: str, settings: Mapping[str, Any]) -> dict[str, Shape] | None:

@@ -16,6 +16,7 @@ from zoo.lazy import lazy_names
 if TYPE_CHECKING:
     from transfer.deltas.adapter import Adapter
     from transfer.deltas.attached import Attached
+    from transfer.deltas.bitfit import BitFit
     from transfer.deltas.blocks import block_indices, block_of, n_blocks
     from transfer.deltas.common_structure import structure
     from transfer.deltas.delta import Delta
@@ -29,6 +30,7 @@ METHODS = Registry(
         "lora": "transfer.deltas.lora:LoRA",
         "adapter": "transfer.deltas.adapter:Adapter",
         "prefix": "transfer.deltas.prefix:Prefix",
+        "bitfit": "transfer.deltas.bitfit:BitFit",
     },
 )
 
@@ -36,6 +38,7 @@ METHODS = Registry(
 _FILES = {
     "Adapter": "adapter",
     "Attached": "attached",
+    "BitFit": "bitfit",
     "Delta": "delta",
     "DeltaMethod": "method",
     "LoRA": "lora",
@@ -50,6 +53,7 @@ __all__ = [
     "METHODS",
     "Adapter",
     "Attached",
+    "BitFit",
     "Delta",
     "DeltaMethod",
     "LoRA",

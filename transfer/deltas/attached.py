@@ -59,6 +59,13 @@ class Site(Part):
         """Copy `tensor` into the one of that local name, keeping dtype and device."""
         self.get_parameter(name).copy_(tensor)
 
+    def changes(self, module: nn.Module) -> dict[str, torch.Tensor] | None:
+        """Local parameter name of the module at the place -> what, added to it, acts as this site does.
+
+        None where no change of parameters does that. A `bias` may be named that the module does not have.
+        """
+        return None
+
 
 class Attached(Part):
     """A delta that sits on a host model, or sat there and can be put back.
@@ -142,6 +149,22 @@ class Attached(Part):
         self._name = None
         self._unfreeze()
         return self
+
+    def merge(self) -> nn.Module:
+        """Fold the delta into the host's parameters and take it off; the host then answers as it did with it on.
+
+        Computed in fp32 at least; a parameter keeps its dtype, so in bf16 the outputs agree to its rounding. The
+        delta keeps its tensors: attached again it would act a second time.
+
+        Returns:
+            The host.
+        Raises:
+            DeltaError: the method is no change of parameters, a parameter has another user in the model, or is
+                quantised. Nothing has been changed then.
+        """
+        from transfer.deltas.folding import fold
+
+        return fold(self)
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Canonical name and tensor, in model order; tensors carry gradients where the site computes them."""

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from transfer.deltas.attached import Site, own_precision
 from transfer.deltas.method import DeltaMethod
-from transfer.deltas.modules import linear_features
+from transfer.deltas.modules import is_conv1d, linear_features
 from transfer.errors import ConfigError
 
 
@@ -101,3 +101,7 @@ class LoRASite(Site):
         # The scale is applied on the narrow side, where it costs least.
         narrow = functional.linear(x, self.lora_A) * self.scale
         return output + functional.linear(narrow, self.lora_B).to(output.dtype)
+
+    def changes(self, module: nn.Module) -> dict[str, torch.Tensor]:
+        change = self.lora_B @ self.lora_A * self.scale
+        return {"weight": change.T if is_conv1d(module) else change}

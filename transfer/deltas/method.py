@@ -29,6 +29,7 @@ class DeltaMethod(ABC):
 
     method: ClassVar[str]
     learning_rate: ClassVar[float]
+    starts_bare: ClassVar[bool] = True  # attached with its start, the backbone answers as without
     derived: ClassVar[tuple[str, ...]] = ()  # settings read from the model: on the card, but not chosen
 
     where: tuple[str, ...] = ()

@@ -43,6 +43,7 @@ class Prefix(DeltaMethod):
     method: ClassVar[str] = "prefix"
     learning_rate: ClassVar[float] = 3e-2
     prefix: ClassVar[str] = "prefix_"
+    starts_bare: ClassVar[bool] = False
     derived: ClassVar[tuple[str, ...]] = ("heads", "head_width")
 
     length: int = 16

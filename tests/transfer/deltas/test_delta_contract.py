@@ -45,10 +45,10 @@ def test_the_start_is_near_the_bare_backbone(case, outputs):
     method, model, inputs = case
     before = outputs(model, inputs)
     attached = method.attach(model)
-    if method.method == "prefix":  # its start is random by design: small keys and values take some attention
-        assert torch.isfinite(outputs(model, inputs)).all()
-    else:
+    if method.starts_bare:
         assert torch.equal(outputs(model, inputs), before)
+    else:  # random by design: small keys and values take some attention
+        assert torch.isfinite(outputs(model, inputs)).all()
     assert attached.attached
 
 
@@ -249,7 +249,8 @@ def test_the_draw_is_the_same_and_leaves_the_generator_alone(name, tiny_model):
     method.attach(model)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert any(not torch.equal(first[key], other[key]) for key in first)
+    zero = not any(tensor.any() for tensor in first.values())  # a start without anything random
+    assert zero or any(not torch.equal(first[key], other[key]) for key in first)
     assert all(torch.equal(tensor.half().float(), tensor) for tensor in first.values())
 
 

@@ -14,6 +14,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 2, "alpha": 4, "places": ["a", "b"]},
     "adapter": {"bottleneck": 2, "places": ["a", "b"]},
     "prefix": {"length": 2, "heads": 2, "head_width": 2, "places": ["a", "b"]},
+    "bitfit": {"places": ["a", "b"]},
 }
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "lora": {"lora_A": (2, 4), "lora_B": (3, 2)},
@@ -24,6 +25,7 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
         "adapter_up.bias": (4,),
     },
     "prefix": {"prefix_key": (2, 4), "prefix_value": (2, 4)},
+    "bitfit": {"bitfit_bias": (4,)},
 }
 
 

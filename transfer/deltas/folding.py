@@ -1,0 +1,89 @@
+"""Folding a delta into the parameters of its host, where that is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from transfer.deltas.attached import Attached, Site
+from transfer.deltas.modules import named_modules
+from transfer.errors import DeltaError
+
+Change = tuple[nn.Module, str, torch.Tensor]  # module, local name of its parameter, what is added to it
+
+
+@torch.no_grad()
+def fold(attached: Attached) -> nn.Module:
+    """See `Attached.merge`."""
+    if not attached.attached:
+        raise DeltaError("this delta is on no model that it could be merged into", hint="attached.attach() first")
+    changes = list(_changes(attached))  # all of them are known before the first parameter is touched
+    attached.detach()
+    for module, name, change in changes:
+        old = module._parameters.get(name)
+        if old is None:
+            weight: torch.Tensor = module.weight  # type: ignore[assignment]
+            new = nn.Parameter(change.to(weight), requires_grad=weight.requires_grad)
+            module.register_parameter(name, new)
+        else:
+            wide = torch.promote_types(old.dtype, torch.float32)
+            old.copy_(old.to(wide) + change.to(old.device, wide))
+    return attached.host
+
+
+def _changes(attached: Attached) -> Iterator[Change]:
+    modules, owners = named_modules(attached.host), _owners(attached.host)
+    method = attached.method.method
+    for site in attached.sites:
+        assert isinstance(site, Site)
+        module = modules[site.place]
+        changes = site.changes(module)
+        if changes is None:
+            raise DeltaError(
+                f"a {method} delta cannot be merged into the backbone: it is no change of the parameters there",
+                found=f"a {type(site).__name__} at {site.place!r}",
+                hint="keep it attached; LoRA() and BitFit() can be merged",
+            )
+        for name, change in changes.items():
+            _check(method, site.place, module, name, change, owners)
+            yield module, name, change
+
+
+def _check(
+    method: str, place: str, module: nn.Module, name: str, change: torch.Tensor, owners: dict[int, list[str]]
+) -> None:
+    """Refuse a parameter that cannot be changed, or not without changing what another module computes."""
+    full = f"{place}.{name}"
+    parameter = module._parameters.get(name)
+    why = hint = None
+    if parameter is None:
+        weight = module._parameters.get("weight")
+        if name == "bias" and weight is not None and isinstance(module, (nn.Linear, nn.LayerNorm)):
+            return  # their forward looks for a bias
+        why, hint = f"a {type(module).__name__}, which has no {name} of its own to take it", "keep it attached"
+    elif not parameter.is_floating_point():
+        why, hint = f"{full} is quantised ({parameter.dtype})", "load the backbone without quantisation"
+    elif parameter.shape != change.shape:
+        why = f"{full} is stored as {tuple(parameter.shape)}, not as {tuple(change.shape)}"
+        hint = "keep it attached"
+    if why is not None or parameter is None:
+        raise DeltaError(f"the {method} delta at {place!r} cannot be merged into the backbone", found=why, hint=hint)
+    others = [owner for owner in owners[id(parameter)] if owner != full]
+    if others:
+        raise DeltaError(
+            f"the {method} delta at {place!r} cannot be merged into the backbone: {full} is tied to {others[0]}",
+            found=f"{len(others)} other users of the same tensor, which the delta leaves as they are",
+            hint="keep it attached, or train one without this place",
+        )
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """Identity of each parameter -> the names it has; a module that is used in several places counts once."""
+    owners: dict[int, list[str]] = {}
+    for place, module in named_modules(model).items():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append(f"{place}.{name}" if place else name)
+    return owners
