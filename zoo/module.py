@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.card import Card
 from zoo.errors import CardError, FingerprintError, FormatError, PathError, TensorError, UnknownModuleError
 from zoo.files import check_file_hash, plain_file
-from zoo.names import check_id, check_start
+from zoo.names import check_id, check_start, make_id
 from zoo.record import SIGNATURE, START, Record
 from zoo.shapes import check_shapes
 from zoo.signature import Signature
@@ -72,7 +72,7 @@ class Module:
 
         check_values(tensors)
         check_shapes(card.method, card.settings, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        module_id = f"{card.task}-{card.method}-{digest(tensors)[:8]}"
+        module_id = make_id(card.task, card.method, digest(tensors))
         return cls(module_id, card=card, tensors=dict(tensors), signature=signature, start=start)
 
     @classmethod

@@ -7,11 +7,12 @@ import re
 from zoo.errors import PathError
 
 TASK = r"[a-z0-9][a-z0-9_.-]{0,99}"
-METHOD = r"[a-z][a-z0-9_]{0,39}"
+METHOD = r"[a-z][a-z0-9_]{0,39}(?:-[a-z0-9_]{1,39}){0,3}"
 HEX8 = r"[0-9a-f]{8}"
 
-_ID = re.compile(rf"(?P<task>{TASK})-(?P<method>{METHOD})-(?P<hash>{HEX8})")
-_START = re.compile(rf"(?P<method>{METHOD})-{HEX8}-(?P<fingerprint>{HEX8})(?:-{HEX8})?")
+_ID = re.compile(rf"{TASK}-{METHOD}-{HEX8}")
+# The question mark makes the dashes of the method few: of three hashes the last is the one that tells starts apart.
+_START = re.compile(rf"(?P<short>{METHOD}?-{HEX8}-{HEX8})(?:-{HEX8})?")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -36,11 +37,15 @@ def check_id(module_id: str) -> str:
     return module_id
 
 
-def split_id(module_id: str) -> tuple[str, str, str]:
-    """(task, method, hash) of an id; a method has no dash, so this is unambiguous."""
-    match = _ID.fullmatch(check_id(module_id))
-    assert match is not None
-    return match["task"], match["method"], match["hash"]
+def make_id(task: str, method: str, hexdigest: str) -> str:
+    """The id of a module: its task, its method and the first 8 hex digits of its tensors' hash.
+
+    Both task and method may have dashes, so an id is held against them and never taken apart.
+
+    >>> make_id("boolq", "parallel-adapter", "0123abcd4567")
+    'boolq-parallel-adapter-0123abcd'
+    """
+    return f"{task}-{method}-{hexdigest[:8]}"
 
 
 def check_start(name: str) -> str:
@@ -48,6 +53,13 @@ def check_start(name: str) -> str:
     if not isinstance(name, str) or _START.fullmatch(name) is None:
         raise PathError(f"{name!r} is not the name of a start", hint="names look like lora-0123abcd-4567cdef")
     return name
+
+
+def short_start(name: str) -> str:
+    """The name of a shared start without what tells it from others of the same method, settings and backbone."""
+    match = _START.fullmatch(check_start(name))
+    assert match is not None
+    return match["short"]
 
 
 def check_file(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from zoo.card import MAX_BYTES, Card, parse_card, read_json
 from zoo.errors import CardError, UnknownModuleError
 from zoo.files import plain_file
-from zoo.names import check_file, split_id
+from zoo.names import check_file, check_id, make_id
 
 FILE = "card.json"
 SIGNATURE = "signature.safetensors"
@@ -67,8 +67,7 @@ class Record:
         found = own["id"] if module_id is None else module_id
         if own["id"] != found or not isinstance(found, str):
             raise CardError(f"the card in the folder of {module_id!r} is that of {own['id']!r}")
-        task, method, _ = split_id(found)
-        if (task, method) != (card.task, card.method):
+        if check_id(found) != make_id(card.task, card.method, found[-8:]):
             raise CardError(f"the card of {found!r} is of task {card.task!r} and method {card.method!r}")
         return cls(
             id=found,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ChecksumError, TensorError, UnknownModuleError
 from zoo.files import plain_file, write_whole
-from zoo.names import check_start
+from zoo.names import check_start, short_start
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ def write_start_beside(zoo: Path, name: str, tensors: Mapping[str, torch.Tensor]
     try:
         return write_start(zoo, name, tensors)
     except StartTakenError:
-        return write_start(zoo, f"{'-'.join(name.split('-')[:3])}-{digest(halved(tensors))[:8]}", tensors)
+        return write_start(zoo, f"{short_start(name)}-{digest(halved(tensors))[:8]}", tensors)
 
 
 def read_start(

@@ -12,6 +12,7 @@ from zoo.files import check_file_hash, sha256, sync, write_through, write_whole
 from zoo.folders import check_replaceable, whole_folder
 from zoo.formats import format_for
 from zoo.module import Module, signature_path
+from zoo.names import make_id
 from zoo.record import FILE, SIGNATURE, START, Record
 from zoo.shapes import check_shapes
 from zoo.signature import Signature
@@ -47,7 +48,7 @@ def write_module(folder: Path, module: Module) -> Record:
 
 
 def _check_id(module: Module, found: str) -> None:
-    expected = f"{module.card.task}-{module.card.method}-{found[:8]}"
+    expected = make_id(module.card.task, module.card.method, found)
     if module.id != expected:
         raise PathError(f"module {module.id!r} must be named {expected!r} after its tensors", hint="use Module.new")
 

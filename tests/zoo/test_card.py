@@ -51,7 +51,7 @@ def test_what_is_written_is_read_again():
         ("task", "boolq\n"),
         ("task", "a" * 101),
         ("task", 3),
-        ("method", "lo-ra"),
+        ("method", "lora-"),
         ("fingerprint", "abc"),
         ("fingerprint", "A" * 64),
         ("backbone", ""),

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zoo import PathError
-from zoo.names import check_file, check_id, check_start, split_id
+from zoo.names import check_file, check_id, check_start, make_id, short_start
 
 HOSTILE = [
     "../x-lora-01234567",
@@ -48,8 +48,24 @@ def test_what_passes_is_one_part_of_a_path(name):
     assert name not in (".", "..")
 
 
-def test_an_id_splits_into_task_method_and_hash():
-    assert split_id("tweet-emotion.v2-lora-0a1b2c3d") == ("tweet-emotion.v2", "lora", "0a1b2c3d")
+@pytest.mark.parametrize("method", ["lora", "parallel-adapter"])
+def test_tasks_and_methods_may_have_dashes(method):
+    made = make_id("tweet-emotion.v2", method, "0a1b2c3d4e")
+    assert made == f"tweet-emotion.v2-{method}-0a1b2c3d"
+    assert check_id(made) == made
+
+
+@pytest.mark.parametrize("method", ["lora", "parallel-adapter"])
+def test_a_start_beside_another_has_the_same_short_name(method):
+    short = f"{method}-01234567-89abcdef"
+    assert short_start(short) == short
+    assert short_start(f"{short}-00001111") == short
+
+
+@pytest.mark.parametrize("name", ["x--01234567", "x-lora--01234567", "x-lora-", "x--lora-0123456"])
+def test_dashes_stand_between_words(name):
+    with pytest.raises(PathError):
+        check_id(name)
 
 
 @pytest.mark.parametrize("value", [None, 3, b"x-lora-01234567"])
