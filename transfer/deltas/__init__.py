@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transfer.deltas.blocks import block_indices, block_of, n_blocks
     from transfer.deltas.common_structure import structure
     from transfer.deltas.delta import Delta
+    from transfer.deltas.described import describe
     from transfer.deltas.lora import LoRA
     from transfer.deltas.method import DeltaMethod
     from transfer.deltas.prefix import Prefix
@@ -44,6 +45,7 @@ _FILES = {
     "LoRA": "lora",
     "Prefix": "prefix",
     "block_of": "blocks",
+    "describe": "described",
     "block_indices": "blocks",
     "n_blocks": "blocks",
     "structure": "common_structure",
@@ -60,6 +62,7 @@ __all__ = [
     "Prefix",
     "block_indices",
     "block_of",
+    "describe",
     "n_blocks",
     "structure",
 ]

@@ -109,6 +109,10 @@ class Attached(Part):
         """Number of values in the stored delta."""
         return sum(tensor.numel() for tensor in self.state_dict().values())
 
+    def forward(self, x: Any) -> Any:
+        """Nothing: a host that runs its children in order, as `nn.Sequential` does, runs past the delta among them."""
+        return x
+
     def attach(self) -> Attached:
         """Put the delta on its host (again), with the tensors it has. Nothing happens if it is on already.
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from transfer.errors import DeltaError
 
 
-def _stack_and_index(name: str) -> tuple[str, int] | None:
+def stack_and_index(name: str) -> tuple[str, int] | None:
+    """(what stands before the first number in a name, that number); None for a name without one."""
     parts = name.split(".")
     for position, part in enumerate(parts):
         if part.isdecimal():
@@ -23,7 +24,7 @@ def block_of(name: str) -> int | None:
     >>> block_of("encoder.block.3.layer.0.SelfAttention.q.lora_A"), block_of("embeddings.word_embeddings")
     (3, None)
     """
-    found = _stack_and_index(name)
+    found = stack_and_index(name)
     return None if found is None else found[1]
 
 
@@ -40,7 +41,7 @@ def block_indices(names: Iterable[str]) -> dict[str, int | None]:
     {'encoder.block.1.q': 1, 'decoder.block.0.q': 2, 'shared': None}
     """
     names = list(names)
-    found = {name: _stack_and_index(name) for name in names}
+    found = {name: stack_and_index(name) for name in names}
     sizes: dict[str, int] = {}
     for place in found.values():
         if place is not None:

@@ -3,28 +3,69 @@
 Found by rules over the modules, not by a tree written for each model: an attention module is one that has a
 query, a key and a value projection (or the three fused in one) as children; its output projection is a child of
 its own or sits in the neighbouring `output`; what is linear in the same block and outside any attention is the
-feed-forward part, whose last layer is `ff.w2`.
+feed-forward part, whose last layer is `ff.w2`. What the rules miss is described: by the user with `describe`, or in
+`exceptions.json`, which has descriptions by the name of a class.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from torch import nn
 
+from transfer.deltas.attention import head_sizes, is_attention, projections
+from transfer.deltas.described import description_of, resolve
+from transfer.deltas.dotted import fronts, shared_parts
 from transfer.deltas.modules import features, named_modules
-from transfer.errors import DeltaError
+from transfer.deltas.norms import norms_of_block
+from transfer.deltas.stacks import block_numbers, find_stacks
 
-QUERY = ("q", "query", "q_proj", "query_proj", "q_lin", "to_q", "wq", "q_attn")
-KEY = ("k", "key", "k_proj", "key_proj", "k_lin", "to_k", "wk")
-VALUE = ("v", "value", "v_proj", "value_proj", "v_lin", "to_v", "wv")
-FUSED = ("c_attn", "query_key_value", "qkv", "qkv_proj", "Wqkv")
-PROJECTION = ("o", "out_proj", "o_proj", "c_proj", "out_lin", "dense", "wo", "Wo", "to_out")
-HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
-HEAD_WIDTH = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "dim_per_head", "d_kv")
-NEIGHBOUR_PROJECTION = "output.dense"  # BERT's family keeps the output projection beside `self`
+__all__ = ["Common", "common_names", "head_sizes", "is_attention", "structure"]
 
+TOKENS = ("word_embeddings", "embed_tokens", "wte", "embed_in", "tok_embeddings", "token_embedding", "token_embeddings")
+SHARED_TOKENS = ("shared",)  # beside `embed_tokens` it only lends its weight, and is never called
+PATCHES = ("patch_embeddings.projection", "patch_embedding", "patch_embed.proj")
+HEAD = ("lm_head", "proj_out", "embed_out", "classifier", "score", "qa_outputs", "discriminator_predictions")
+ATTENTION = ("", ".q", ".k", ".v", ".proj", ".norm")
+ORDER = (
+    "embeddings",
+    "block",
+    *(f"attn{part}" for part in ATTENTION),
+    *(f"crossattn{part}" for part in ATTENTION),
+    *("ff.w1", "ff.w2", "ff.norm"),
+    "head",
+)
 _CROSS = re.compile(r"cross|encdec|encoder_attn", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Common:
+    """A module under its common name.
+
+    Args:
+        part: `attn.q`, `ff.w2`, `embeddings`; `block` for the block itself.
+        place: Name of the module in the model.
+        stack: `encoder` or `decoder`, with a word in front where there are several (`vision.encoder`); "" if unknown.
+        block: Number of the block in its stack; None outside of blocks.
+    """
+
+    part: str
+    place: str
+    stack: str = ""
+    block: int | None = None
+
+    @property
+    def full(self) -> str:
+        """The whole name: `encoder.block.0.attn.q`, `decoder.embeddings`, `encoder.block.0`."""
+        number = [] if self.block is None else ["block", str(self.block)]
+        return ".".join([*filter(None, [self.stack]), *number, *([] if self.part == "block" else [self.part])])
+
+    @property
+    def across(self) -> str:
+        """The name for all blocks of the stack: `encoder.attn.q`."""
+        return f"{self.stack}.{self.part}" if self.stack else self.part
 
 
 def structure(model: nn.Module) -> dict[str, list[str]]:
@@ -33,107 +74,149 @@ def structure(model: nn.Module) -> dict[str, list[str]]:
     Args:
         model: Any model, or a `Backbone` (then its inner model); names are relative to it.
     Returns:
-        Common name -> names of modules, in model order. Keys that may be there: `attn` (the self-attention
-        module, holding query, key and value), `attn.q`, `attn.k`, `attn.v`, `attn.proj` (output projection),
-        the same five under `crossattn`, `ff.w1` (all but the last layer of the feed-forward part) and `ff.w2`
-        (its last). Where query, key and value are one fused layer, all three name that layer. A part that is not
-        found has no key.
+        Common name -> names of modules, in model order. Keys that may be there: `embeddings` (of tokens or patches),
+        `block`, `attn` (the self-attention module, holding query, key and value), `attn.q`, `attn.k`, `attn.v`,
+        `attn.proj` (output projection), `attn.norm`, the same six under `crossattn`, `ff.w1` (all but the last layer
+        of the feed-forward part), `ff.w2` (its last), `ff.norm`, and `head`. Where query, key and value are one fused
+        layer, all three name that layer. A part that is not found has no key.
     """
-    modules = named_modules(model)
-    found: dict[str, list[str]] = {}
-    inside: set[str] = set()  # modules that belong to an attention
-    attentions = [name for name, module in modules.items() if is_attention(module)]
-    for name in attentions:
-        kind = "crossattn" if _CROSS.search(name) else "attn"
-        found.setdefault(kind, []).append(name)
-        for part, place in _parts(name, modules).items():
-            found.setdefault(f"{kind}.{part}", []).append(place)
-            inside.add(place)
-        inside.update(other for other in modules if other.startswith(f"{name}."))
-    # Blocks in the order of their attentions; a block may hold two (self and cross) but one feed-forward part.
-    for block in dict.fromkeys(_block(name) for name in attentions):
-        if block is None:
-            continue
-        linear = [
-            name
-            for name, module in modules.items()
-            if name.startswith(f"{block}.") and name not in inside and features(module) is not None
-        ]
-        if linear:
-            found.setdefault("ff.w1", []).extend(linear[:-1])
-            found.setdefault("ff.w2", []).append(linear[-1])
-    order = {name: position for position, name in enumerate(modules)}
-    return {common: sorted(names, key=order.__getitem__) for common, names in sorted(found.items()) if names}
+    return by_part(common_names(model))
 
 
-def _child(module: nn.Module, names: tuple[str, ...]) -> str | None:
-    children = dict(module.named_children())
-    return next((name for name in names if name in children and features(children[name]) is not None), None)
+def by_part(common: Iterable[Common]) -> dict[str, list[str]]:
+    """Common name without stack and block -> places, each once, in the order given; keys in the order of a block."""
+    found: dict[str, dict[str, None]] = {}
+    for name in common:
+        found.setdefault(name.part, {})[name.place] = None
+    rank = {part: position for position, part in enumerate(ORDER)}
+    return {part: list(found[part]) for part in sorted(found, key=lambda part: rank.get(part, len(rank)))}
 
 
-def is_attention(module: nn.Module) -> bool:
-    """True for a module with a query, a key and a value projection as children, or the three fused in one."""
-    if _child(module, FUSED) or (_child(module, ("in_proj",)) and "Attention" in type(module).__name__):
-        return True
-    return all(_child(module, names) for names in (QUERY, KEY, VALUE))
-
-
-def head_sizes(attention: nn.Module) -> tuple[int, int]:
-    """(key-value heads, width of a head) of an attention module, read from its layers and its config.
+def common_names(model: nn.Module) -> list[Common]:
+    """Every module that has a common name, in model order; a fused layer has several. Nothing is run.
 
     Raises:
-        DeltaError: the width of a head is to be found nowhere.
+        DeltaError: a description names a module that is not there.
     """
-    config = getattr(attention, "config", None)
-    heads = _first(attention, config, HEADS)
-    head_width = _first(attention, None, HEAD_WIDTH)
-    key = _child(attention, KEY)
-    key_width = (features(attention.get_submodule(key)) or (0, 0))[1] if key else None
-    if head_width is None and key_width is not None and heads:
-        head_width = key_width // heads
-    if head_width is None:
-        raise DeltaError(
-            f"the width of a head of {type(attention).__name__} is unknown", found=f"none of {', '.join(HEAD_WIDTH)}"
-        )
-    if key_width is not None:
-        return key_width // head_width, head_width
-    # Query, key and value fused: their sizes can't be told apart by shape, so the numbers of heads must be known.
-    kv_heads = _first(attention, config, ("num_key_value_heads",)) or heads
-    if not kv_heads:
-        raise DeltaError(
-            f"the number of heads of {type(attention).__name__} is unknown", found=f"none of {', '.join(HEADS)}"
-        )
-    return kv_heads, head_width
+    modules = named_modules(model)
+    found = list(_by_rules(modules))
+    for name, module in modules.items():
+        if description_of(module):
+            found = _with_description(found, name, modules)
+    order = {name: position for position, name in enumerate(modules)}
+    return sorted(found, key=lambda common: order[common.place])
 
 
-def _first(module: nn.Module, config: object, names: tuple[str, ...]) -> int | None:
-    for holder in (module, config):
-        for name in names:
-            value = getattr(holder, name, None)
-            if isinstance(value, int):
-                return value
-    return None
+def _with_description(found: list[Common], name: str, modules: dict[str, nn.Module]) -> list[Common]:
+    """What was found, with what is said of the module called `name` in place of what the rules say of its inside."""
+    start = f"{name}." if name else ""
+    relative = [other.removeprefix(start) for other in modules if other.startswith(start) and other != name]
+    parts, described = resolve(modules[name], relative)
+    numbers = {
+        said.block: number
+        for stack in {said.stack for said in described}
+        for block, number in block_numbers(s.block for s in described if s.block and s.stack == stack).items()
+        for said in described
+        if said.block == block
+    }
+    kept = [c for c in found if c.part not in parts or not (c.place == name or c.place.startswith(start))]
+    blocks = {s.block: Common("block", start + s.block, s.stack, numbers[s.block]) for s in described if s.block}
+    if "block" not in parts:
+        taken = {start + block for block in blocks}
+        kept = [c for c in kept if c.part != "block" or c.place not in taken]
+    new = []
+    for said in described:
+        number = said.number if said.number is not None else numbers.get(said.block)
+        new.append(Common(said.part or "block", start + said.place, said.stack, number))
+    return [*kept, *([] if "block" in parts else blocks.values()), *new]
 
 
-def _parts(name: str, modules: dict[str, nn.Module]) -> dict[str, str]:
-    """q, k, v and proj of the attention called `name` -> full names of the layers."""
-    attention, parts = modules[name], {}
-    fused = _child(attention, (*FUSED, "in_proj"))
-    for part, names in (("q", QUERY), ("k", KEY), ("v", VALUE)):
-        child = _child(attention, names) or fused
-        if child:
-            parts[part] = f"{name}.{child}" if name else child
-    own = _child(attention, PROJECTION)
-    parent = name.rpartition(".")[0]
-    neighbour = f"{parent}.{NEIGHBOUR_PROJECTION}" if parent else NEIGHBOUR_PROJECTION
-    if own:
-        parts["proj"] = f"{name}.{own}" if name else own
-    elif neighbour in modules and features(modules[neighbour]) is not None:
-        parts["proj"] = neighbour
-    return parts
+def _by_rules(modules: dict[str, nn.Module]) -> Iterator[Common]:
+    attentions = [name for name, module in modules.items() if is_attention(module)]
+    layers = {name: projections(name, modules) for name in attentions}
+    inside = {place for parts in layers.values() for place in parts.values()}
+    held = set(attentions)
+    linear = [
+        name
+        for name, module in modules.items()
+        if features(module) is not None and name not in inside and held.isdisjoint(fronts(name))
+    ]
+    block_of = _blocks(attentions, linear)
+    blocks = {block: [name for name in attentions if block_of[name] == block] for block in block_of.values()}
+    stacks = find_stacks({block: modules[names[0]] for block, names in blocks.items() if block})
+    for block, names in blocks.items():
+        where = stacks.get(block, ("", None))
+        if block:
+            yield Common("block", block, *where)
+        parts = {(part, place) for name in names for part, place in _attention(name, block, layers[name])}
+        within = {n: m for n, m in modules.items() if block and n.startswith(f"{block}.")}
+        parts |= _feed_forward([name for name in linear if name in within], modules, layers[names[0]])
+        sublayers = {
+            kind: [place for part, place in parts if part.partition(".")[0] == kind]
+            for kind in ("attn", "crossattn", "ff")
+        }
+        # Experts hold no linear layers of their own, and the norm before them is theirs all the same.
+        held_by = {kind: places for kind, places in sublayers.items() if places or kind == "ff"}
+        for kind, norms in norms_of_block(block, within, held_by).items():
+            parts |= {(f"{kind}.norm", norm) for norm in norms}
+        yield from (Common(part, place, *where) for part, place in sorted(parts, key=lambda p: ORDER.index(p[0])))
+    yield from _embeddings(modules, list(blocks), stacks)
+    yield from _heads(modules, linear, list(blocks))
 
 
-def _block(name: str) -> str | None:
-    """The block a module stands in: its name up to the first number."""
-    match = re.match(r"(?:[^.]+\.)*?\d+(?=\.|$)", name)
-    return match.group(0) if match else None
+def _attention(name: str, block: str, layers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    kind = "crossattn" if _CROSS.search(name.removeprefix(block)) else "attn"
+    yield kind, name
+    for part, place in layers.items():
+        yield f"{kind}.{part}", place
+
+
+def _feed_forward(
+    linear: list[str], modules: dict[str, nn.Module], attention: Mapping[str, str]
+) -> set[tuple[str, str]]:
+    """The layers up to the last that is as wide as the attention's output; behind it only gates of experts stand."""
+    width = (features(modules[attention["proj"]]) or (0, 0))[1] if "proj" in attention else None
+    sizes = [(features(modules[name]) or (0, 0))[1] for name in linear]
+    last = max((i for i, size in enumerate(sizes) if size == width), default=len(linear) - 1)
+    return {("ff.w2" if i == last else "ff.w1", name) for i, name in enumerate(linear[: last + 1])}
+
+
+def _blocks(attentions: list[str], linear: list[str]) -> dict[str, str]:
+    """Attention -> its block, "" outside of blocks: the nearest item of a list that holds a feed-forward part too."""
+    holds_linear = {above for name in linear for above in fronts(name)}
+    found = {}
+    for name in attentions:
+        items = [above for above in (name, *fronts(name)) if above.rpartition(".")[2].isdecimal()]
+        found[name] = next((item for item in items if item in holds_linear), items[0] if items else "")
+    return found
+
+
+def _embeddings(
+    modules: dict[str, nn.Module], blocks: list[str], stacks: Mapping[str, tuple[str, int]]
+) -> Iterator[Common]:
+    def called(*names: str) -> list[str]:
+        return [n for n, m in modules.items() if n.rpartition(".")[2] in names and hasattr(m, "num_embeddings")]
+
+    patches = [name for name in modules if any(f".{name}".endswith(f".{end}") for end in PATCHES)]
+    inside = set(blocks)
+    for place in [*(called(*TOKENS) or called(*SHARED_TOKENS)), *patches]:
+        if inside.isdisjoint(fronts(place)):
+            near = {block: shared_parts([place, block]) for block in stacks}
+            owners = {stacks[block][0] for block, shared in near.items() if shared == max(near.values())}
+            yield Common("embeddings", place, owners.pop() if len(owners) == 1 else "")
+
+
+def _heads(modules: dict[str, nn.Module], linear: list[str], blocks: list[str]) -> Iterator[Common]:
+    """What the model itself calls its output embeddings, else the last layer of what has the name of a head."""
+    names = {id(module): name for name, module in modules.items()}
+    for module in modules.values():
+        ask = getattr(module, "get_output_embeddings", None)
+        given = names.get(id(ask())) if callable(ask) else None
+        if given:
+            yield Common("head", given)
+            return
+    for name in modules:
+        if name.rpartition(".")[2] in HEAD and set(blocks).isdisjoint(fronts(name)):
+            layers = [layer for layer in linear if layer == name or layer.startswith(f"{name}.")]
+            if layers:
+                yield Common("head", layers[-1])

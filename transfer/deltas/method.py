@@ -23,8 +23,9 @@ class DeltaMethod(ABC):
     """Settings of one method, and how it goes onto a model. A new method is a new file, an entry in `METHODS`, a test.
 
     Args:
-        where: Common-structure names or ends of module names; the places a method is put by default.
-        at: Exact places, as a card lists them; goes before `where`.
+        where: The places, by common-structure names, ends of module names or expressions (see `addressing`).
+        exclude: Modules to leave out of them, with all that is inside; the same kinds of names.
+        at: Exact places, as a card lists them; goes before `where` and `exclude`.
     """
 
     method: ClassVar[str]
@@ -33,12 +34,14 @@ class DeltaMethod(ABC):
     derived: ClassVar[tuple[str, ...]] = ()  # settings read from the model: on the card, but not chosen
 
     where: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     at: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "where", _names(self.where))
+        object.__setattr__(self, "where", _names(self.where, "where"))
+        object.__setattr__(self, "exclude", _names(self.exclude, "exclude"))
         if self.at is not None:
-            object.__setattr__(self, "at", _names(self.at))
+            object.__setattr__(self, "at", _names(self.at, "at"))
         self.check()
 
     @abstractmethod
@@ -69,11 +72,11 @@ class DeltaMethod(ABC):
         """Names of the modules that the method goes on, in model order.
 
         Raises:
-            DeltaError: a name in `where` or `at` is not in the model.
+            DeltaError: a name in `where`, `exclude` or `at` is not in the model, or nothing is left.
         """
         if self.at is not None:
             return check_places(model, self.at)
-        return find_places(model, self.where)
+        return find_places(model, self.where, self.exclude)
 
     def shapes(self, model: nn.Module) -> dict[str, tuple[int, ...]]:
         """Canonical tensor name -> shape, read from the modules; no forward pass is needed."""
@@ -88,6 +91,8 @@ class DeltaMethod(ABC):
         """All that `from_settings` needs, as JSON: the fields, and with a model the places it goes on there."""
         chosen: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "at"}
         chosen = {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
+        if not self.exclude:  # on the card only where there is something
+            del chosen["exclude"]
         if model is not None:
             chosen["places"] = self.places(model)
         elif self.at is not None:
@@ -166,7 +171,7 @@ class DeltaMethod(ABC):
     prefix: ClassVar[str]  # what all local tensor names of the method begin with, such as "lora_"
 
 
-def _names(names: Any) -> tuple[str, ...]:
+def _names(names: Any, setting: str) -> tuple[str, ...]:
     """A tuple of names from a list, a tuple or a single name.
 
     Raises:
@@ -174,5 +179,5 @@ def _names(names: Any) -> tuple[str, ...]:
     """
     names = (names,) if isinstance(names, str) else names
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"where= takes names of places, got {names!r}", hint="where=('attn.q', 'attn.v')")
+        raise ConfigError(f"{setting}= takes names of places, got {names!r}", hint=f"{setting}=('attn.q', 'attn.v')")
     return tuple(names)

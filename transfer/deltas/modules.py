@@ -59,10 +59,13 @@ def linear_features(place: str, module: nn.Module, method: str) -> tuple[int, in
     """
     sizes = features(module)
     if sizes is None:
+        inside = [name for name, layer in module.named_modules() if features(layer) is not None]
         raise DeltaError(
             f"{method} cannot be put on {place!r}",
             found=f"a {type(module).__name__}, which has no in_features and out_features",
-            hint="name a linear layer in where=, for example 'attn.q' or 'ff.w2'",
+            hint=f"name a linear layer inside it: {', '.join(map(repr, inside[:6]))}"
+            if inside
+            else "name a linear layer in where=, for example 'attn.q' or 'ff.w2'",
         )
     return sizes
 
