@@ -55,10 +55,18 @@ MAKERS: dict[str, Callable[[], Any]] = {
     ),
     "bart": lambda: t.BartForConditionalGeneration(t.BartConfig(**BART, forced_eos_token_id=None)),
     "mbart": lambda: t.MBartForConditionalGeneration(t.MBartConfig(**BART, forced_eos_token_id=None)),
+    "bigbird-pegasus": lambda: t.BigBirdPegasusForConditionalGeneration(
+        t.BigBirdPegasusConfig(**BART, attention_type="original_full")
+    ),
+    "xlm": lambda: t.XLMModel(t.XLMConfig(vocab_size=64, emb_dim=16, n_layers=2, n_heads=2)),
+    "openai-gpt": lambda: t.OpenAIGPTLMHeadModel(
+        t.OpenAIGPTConfig(vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=40)
+    ),
     "gpt2": lambda: t.GPT2LMHeadModel(
         t.GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=40, bos_token_id=0, eos_token_id=2)
     ),
     "gpt-neox": lambda: t.GPTNeoXForCausalLM(t.GPTNeoXConfig(**TEXT)),
+    "bloom": lambda: t.BloomForCausalLM(t.BloomConfig(vocab_size=64, hidden_size=16, n_layer=2, n_head=2, **IDS)),
     "opt": lambda: t.OPTForCausalLM(
         t.OPTConfig(**{k: v for k, v in TEXT.items() if k != "intermediate_size"}, ffn_dim=24, word_embed_proj_dim=8)
     ),

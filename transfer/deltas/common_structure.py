@@ -3,15 +3,14 @@
 Found by rules over the modules, not by a tree written for each model: an attention module is one that has a
 query, a key and a value projection (or the three fused in one) as children; its output projection is a child of
 its own or sits in the neighbouring `output`; what is linear in the same block and outside any attention is the
-feed-forward part, whose last layer is `ff.w2`. What the rules miss is described: by the user with `describe`, or in
-`exceptions.json`, which has descriptions by the name of a class.
+feed-forward part, whose last layer is `ff.w2`. What the rules miss is described, by the user or in `exceptions.json`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -20,7 +19,7 @@ from transfer.deltas.described import description_of, resolve
 from transfer.deltas.dotted import fronts, shared_parts
 from transfer.deltas.modules import features, named_modules
 from transfer.deltas.norms import norms_of_block
-from transfer.deltas.stacks import block_numbers, find_stacks
+from transfer.deltas.stacks import find_stacks
 
 __all__ = ["Common", "common_names", "head_sizes", "is_attention", "structure"]
 
@@ -104,31 +103,26 @@ def common_names(model: nn.Module) -> list[Common]:
         if description_of(module):
             found = _with_description(found, name, modules)
     order = {name: position for position, name in enumerate(modules)}
-    return sorted(found, key=lambda common: order[common.place])
+    return sorted(found, key=lambda common: (order[common.place], common.part not in ORDER or ORDER.index(common.part)))
 
 
 def _with_description(found: list[Common], name: str, modules: dict[str, nn.Module]) -> list[Common]:
     """What was found, with what is said of the module called `name` in place of what the rules say of its inside."""
     start = f"{name}." if name else ""
-    relative = [other.removeprefix(start) for other in modules if other.startswith(start) and other != name]
-    parts, described = resolve(modules[name], relative)
-    numbers = {
-        said.block: number
-        for stack in {said.stack for said in described}
-        for block, number in block_numbers(s.block for s in described if s.block and s.stack == stack).items()
-        for said in described
-        if said.block == block
-    }
-    kept = [c for c in found if c.part not in parts or not (c.place == name or c.place.startswith(start))]
-    blocks = {s.block: Common("block", start + s.block, s.stack, numbers[s.block]) for s in described if s.block}
+    parts, described = resolve(modules[name], [m.removeprefix(start) for m in modules if m.startswith(start) and m])
+    new = {Common(said.part, start + said.place, said.stack, said.number) for said in described}
     if "block" not in parts:
-        taken = {start + block for block in blocks}
-        kept = [c for c in kept if c.part != "block" or c.place not in taken]
-    new = []
-    for said in described:
-        number = said.number if said.number is not None else numbers.get(said.block)
-        new.append(Common(said.part or "block", start + said.place, said.stack, number))
-    return [*kept, *([] if "block" in parts else blocks.values()), *new]
+        new |= {Common("block", start + said.block, said.stack, said.number) for said in described if said.block}
+    # The rules keep the names of other parts at other places.
+    taken = {common.place for common in new if common.part != "block"}
+    kept = [c for c in found if c.place not in taken and (c.part not in parts or not f"{c.place}.".startswith(start))]
+    blocks = {c.place: c for c in kept if c.part == "block"}
+    for common in list(new):
+        around = next((front for front in fronts(common.place) if front in blocks), None)
+        if common.block is None and around:  # a part of a block that the rules know
+            new.remove(common)
+            new.add(replace(common, stack=common.stack or blocks[around].stack, block=blocks[around].block))
+    return [*kept, *new]
 
 
 def _by_rules(modules: dict[str, nn.Module]) -> Iterator[Common]:
@@ -143,7 +137,8 @@ def _by_rules(modules: dict[str, nn.Module]) -> Iterator[Common]:
     ]
     block_of = _blocks(attentions, linear)
     blocks = {block: [name for name in attentions if block_of[name] == block] for block in block_of.values()}
-    stacks = find_stacks({block: modules[names[0]] for block, names in blocks.items() if block})
+    causal = {block: _is_causal(names[0], modules) for block, names in blocks.items() if block}
+    stacks = find_stacks(causal)
     for block, names in blocks.items():
         where = stacks.get(block, ("", None))
         if block:
@@ -162,6 +157,24 @@ def _by_rules(modules: dict[str, nn.Module]) -> Iterator[Common]:
         yield from (Common(part, place, *where) for part, place in sorted(parts, key=lambda p: ORDER.index(p[0])))
     yield from _embeddings(modules, list(blocks), stacks)
     yield from _heads(modules, linear, list(blocks))
+
+
+def _is_causal(attention: str, modules: dict[str, nn.Module]) -> bool | None:
+    """Whether an attention sees what comes before alone: by its own word, else by what the model is known for."""
+    own = getattr(modules[attention], "is_causal", None)
+    if isinstance(own, bool):
+        return own
+    configs = (getattr(modules[name], "config", None) for name in (attention, *fronts(attention), ""))
+    kinds = (getattr(config, "model_type", None) for config in configs)
+    kind = next((kind for kind in kinds if isinstance(kind, str)), None)
+    if kind is None:
+        return None
+    from transformers.models.auto.modeling_auto import (  # there already, since the config is
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def _attention(name: str, block: str, layers: Mapping[str, str]) -> Iterator[tuple[str, str]]:

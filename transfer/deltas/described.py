@@ -1,19 +1,24 @@
 """Common structure by description: for an architecture that the rules do not know, or know wrongly.
 
 A description maps common names to names of modules, relative to the module it describes. It lies on the module, or on
-its class, so it is found wherever that module stands, also inside another model.
+its class, so it is found wherever that module stands, also inside another model. `exceptions.json` has those of a few
+classes of transformers.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
+import json
 import re
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import NamedTuple
 
 from torch import nn
 
 from transfer.deltas.modules import named_modules
+from transfer.deltas.stacks import block_numbers
 from transfer.errors import ConfigError, DeltaError
 
 ATTRIBUTE = "_common_structure"
@@ -26,11 +31,11 @@ class Described(NamedTuple):
     """One module that a description names.
 
     Args:
-        part: Common name without its block, "" for the block itself.
+        part: Common name without its block; `block` for the block itself.
         place: Name of the module, relative to the described one.
         stack: What stands before `block` in the common name, "" if nothing does.
         block: Name of the block it stands in, up to the last star of the description; "" without one.
-        number: Number that the description gives the block; None where it follows from the block's name.
+        number: Of the block: as given, else by the block's name or its position; None without a star.
     """
 
     part: str
@@ -72,14 +77,23 @@ def describe(model: nn.Module | type[nn.Module], names: Mapping[str, str | Seque
             )
         described[name] = given
     if isinstance(model, nn.Module):
-        _resolve(described, type(model).__name__, list(named_modules(model)))
+        _resolve(described, type(model).__name__, [name for name in named_modules(model) if name])
     setattr(model, ATTRIBUTE, getattr(model, ATTRIBUTE, {}) | described)
 
 
 def description_of(module: nn.Module) -> Description:
     """What was said of this module or its class; empty if nothing was."""
     said: Description = getattr(module, ATTRIBUTE, {})
-    return said
+    kind = type(module)
+    known = _exceptions().get(kind.__name__, {}) if kind.__module__.startswith("transformers.") else {}
+    return known | said
+
+
+@functools.cache
+def _exceptions() -> dict[str, Description]:
+    """Name of a class -> its description."""
+    text = files("transfer.deltas").joinpath("exceptions.json").read_text(encoding="utf-8")
+    return {kind: {name: (place,) for name, place in said.items()} for kind, said in json.loads(text).items()}
 
 
 def resolve(module: nn.Module, names: Sequence[str]) -> tuple[set[str], list[Described]]:
@@ -92,15 +106,17 @@ def resolve(module: nn.Module, names: Sequence[str]) -> tuple[set[str], list[Des
         DeltaError: a name in the description matches no module.
     """
     said = description_of(module)
-    parts = {match["part"] for match in map(_KEY.fullmatch, said) if match}
+    parts = {match["part"] or "block" for match in map(_KEY.fullmatch, said) if match}
     return parts, _resolve(said, type(module).__name__, names)
 
 
 def _resolve(said: Description, kind: str, names: Sequence[str]) -> list[Described]:
     found = []
+    blocks: dict[str, list[str]] = {}  # a pattern up to its last star -> the blocks it means
     for common, patterns in said.items():
         key = _KEY.fullmatch(common)
         assert key is not None  # `describe` let it in
+        given = int(key["number"]) if (key["number"] or "*") != "*" else None
         for pattern in patterns:
             expression = re.compile(re.escape(pattern).replace(r"\*", "([^.]+)"))
             matches = [match for match in map(expression.fullmatch, names) if match]
@@ -108,11 +124,18 @@ def _resolve(said: Description, kind: str, names: Sequence[str]) -> list[Describ
                 close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
                 raise DeltaError(
                     f"the description of {kind} names {pattern!r} as {common!r}, and there is no such module",
-                    found=f"closest: {', '.join(close)}" if close else f"modules: {', '.join(names[1:6])}, ...",
+                    found=f"closest: {', '.join(close)}" if close else f"modules: {', '.join(names[:5])}, ...",
                     hint="`*` stands for one part of a name: 'layers.*.query'",
                 )
             for match in matches:
                 block = match.string[: match.end(match.lastindex)] if match.lastindex else ""
-                number = int(key["number"]) if key["number"] not in (None, "*") else None
-                found.append(Described(key["part"], match.string, key["stack"] or "", block, number))
-    return found
+                blocks.setdefault(pattern[: pattern.rfind("*") + 1], []).append(block)
+                found.append(Described(key["part"] or "block", match.string, key["stack"] or "", block, given))
+    order = {name: position for position, name in enumerate(names)}
+    numbers = {
+        block: number
+        for stars, alike in blocks.items()
+        if stars
+        for block, number in block_numbers(sorted(alike, key=order.__getitem__)).items()
+    }
+    return [d if d.number is not None else d._replace(number=numbers.get(d.block)) for d in found]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from torch import nn
-
 from transfer.deltas.dotted import shared_parts
 
 _STRIPPED = re.compile(r"_?(model|tower|encoder|decoder|backbone|stack)$")
@@ -27,21 +25,21 @@ def block_numbers(blocks: Iterable[str]) -> dict[str, int]:
     return {block: position for position, block in enumerate(blocks)}
 
 
-def find_stacks(attentions: Mapping[str, nn.Module]) -> dict[str, tuple[str, int]]:
+def find_stacks(causal: Mapping[str, bool | None]) -> dict[str, tuple[str, int]]:
     """Name of a block -> (name of its stack, number in it).
 
     A stack is an `encoder` or a `decoder`, by the names around its blocks, else by whether its attention is causal.
     Where a model has several of one kind a word of their names tells them apart: `text.encoder`, `vision.encoder`.
 
     Args:
-        attentions: Name of a block -> its (first) self-attention, in model order.
+        causal: Name of a block -> whether its attention is causal, None if that is unknown; in model order.
     """
     stacks: dict[str, list[str]] = {}
-    for block in attentions:
+    for block in causal:
         # Lists inside lists, as ALBERT's groups, are one stack.
         path = ".".join("*" if part.isdecimal() else part for part in block.split("."))
         stacks.setdefault(path.removesuffix("*").rstrip("."), []).append(block)
-    kinds = {path: _kind(path, attentions[blocks[0]]) for path, blocks in stacks.items()}
+    kinds = {path: _kind(path, causal[blocks[0]]) for path, blocks in stacks.items()}
     found: dict[str, tuple[str, int]] = {}
     for path, blocks in stacks.items():
         alike = [other for other, kind in kinds.items() if kind == kinds[path]]
@@ -51,14 +49,11 @@ def find_stacks(attentions: Mapping[str, nn.Module]) -> dict[str, tuple[str, int
     return found
 
 
-def _kind(path: str, attention: nn.Module) -> str:
+def _kind(path: str, causal: bool | None) -> str:
     for part in reversed(path.lower().split(".")):
         if "decoder" in part or "encoder" in part:
             return "decoder" if "decoder" in part else "encoder"
-    causal = getattr(attention, "is_causal", None)
-    if isinstance(causal, bool):
-        return "decoder" if causal else "encoder"
-    return ""
+    return "" if causal is None else "decoder" if causal else "encoder"
 
 
 def _word(path: str, alike: list[str]) -> str:

@@ -178,6 +178,36 @@ ARCHITECTURES: dict[str, dict[str, tuple[str, dict[str, object]]]] = {
         ENCODER: ("model.encoder.layers.0", BART),
         DECODER: ("model.decoder.layers.0", BART_DECODER),
     },
+    "bigbird-pegasus": {
+        ENCODER: (
+            "model.encoder.layers.0",
+            BART
+            | {"attn": "self_attn.self", "attn.proj": "self_attn.output"}
+            | {f"attn.{name[0]}": f"self_attn.self.{name}" for name in ("query", "key", "value")},
+        ),
+        DECODER: ("model.decoder.layers.0", BART_DECODER),
+    },
+    "xlm": {  # every part of a block stands in a list of its own
+        ENCODER: (
+            "",
+            {
+                **{"": "attentions.0", "attn": "attentions.0", "attn.proj": "attentions.0.out_lin"},
+                **{f"attn.{part}": f"attentions.0.{part}_lin" for part in "qkv"},
+                **{"attn.norm": "layer_norm1.0", "ff.norm": "layer_norm2.0"},
+                **{"ff.w1": "ffns.0.lin1", "ff.w2": "ffns.0.lin2"},
+            },
+        ),
+        "": ("", {"embeddings": "embeddings"}),
+    },
+    "openai-gpt": {
+        DECODER: (
+            "transformer.h.0",
+            fused("attn", "c_attn")
+            | {"attn.proj": "attn.c_proj", "attn.norm": "ln_1"}
+            | {"ff.w1": "mlp.c_fc", "ff.w2": "mlp.c_proj", "ff.norm": "ln_2"},
+        ),
+        "": ("", {"embeddings": "transformer.tokens_embed", "head": "lm_head"}),
+    },
     "gpt2": {
         DECODER: (
             "transformer.h.0",
@@ -195,6 +225,14 @@ ARCHITECTURES: dict[str, dict[str, tuple[str, dict[str, object]]]] = {
             | {"ff.w1": "mlp.dense_h_to_4h", "ff.w2": "mlp.dense_4h_to_h", "ff.norm": "post_attention_layernorm"},
         ),
         "": ("", {"decoder.embeddings": "gpt_neox.embed_in", "head": "lm_head"}),
+    },
+    "bloom": {
+        DECODER: (
+            "transformer.h.0",
+            fused("self_attention", "query_key_value")
+            | {"attn.proj": "self_attention.dense", "attn.norm": "input_layernorm"}
+            | {"ff.w1": "mlp.dense_h_to_4h", "ff.w2": "mlp.dense_4h_to_h", "ff.norm": "post_attention_layernorm"},
+        ),
     },
     "opt": {
         DECODER: ("model.decoder.layers.0", BART),
@@ -266,7 +304,8 @@ def test_a_block_has_exactly_the_expected_names(arch):
         if block:
             wanted = {block: [module]}
             for part, ends in parts.items():
-                wanted[f"{block}.{part}"] = [f"{module}.{end}" for end in ([ends] if isinstance(ends, str) else ends)]
+                places = [f"{module}.{end}".strip(".") for end in ([ends] if isinstance(ends, str) else ends)]
+                wanted[f"{block}.{part}".rstrip(".")] = places
             assert {k: v for k, v in found.items() if k == block or k.startswith(f"{block}.")} == wanted
         else:
             assert {k: v for k, v in found.items() if ".block." not in k} == {k: [v] for k, v in parts.items()}

@@ -109,8 +109,16 @@ def test_a_description_goes_before_the_rules_and_adds_to_itself(tiny_model):
     describe(model, {"attn.q": "encoder.layer.*.attention.self.key", "ff.w1": ()})
     describe(model, {"head": "pooler.dense"})
     expected = {**rules, "attn.q": rules["attn.k"], "head": ["pooler.dense"]}
-    del expected["ff.w1"]
+    del expected["ff.w1"], expected["attn.k"]  # a place that is given a name loses the one it had
     assert structure(model) == expected
+
+
+def test_a_class_inside_blocks_that_the_rules_know_is_in_those_blocks(tiny_model):
+    model = tiny_model("bert")
+    for layer in model.encoder.layer:
+        describe(layer.attention, {"gate": "output.dense"})
+    assert find_places(model, ("encoder.block.1.gate",)) == ["encoder.layer.1.attention.output.dense"]
+    assert "attn.proj" not in structure(model)
 
 
 @pytest.mark.parametrize("names", [{"": "out"}, {"attn.q": ""}, {"attn.*": "out"}, {"attn.q": (3,)}])
