@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transfer.backbones.backbone import Backbone
 from transfer.building.records import Record, Records
@@ -53,8 +57,18 @@ def begin(settings: BuildSettings, out: Path, tasks: Path, threads: int) -> None
     """Called once in each worker."""
     import torch
 
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
     torch.set_num_threads(threads)
     _Worker.settings, _Worker.out, _Worker.tasks = settings, out, tasks
+
+
+def _end_with(parent: Any) -> None:
+    """A worker whose parent was killed would finish its jobs, then wait for ever and hold its memory."""
+    parent.join()
+    os._exit(1)
 
 
 def check() -> None:
