@@ -26,6 +26,7 @@ from transfer.similarity import Target, find_sources, score
 from transfer.tasks import Task, load_task
 from transfer.training import TuneSettings, tune
 from zoo import Module, Zoo
+from zoo.tensors import digest
 
 HERE = Path(__file__).parent
 GRID = (1 / 3, 1.0, 3.0)
@@ -43,13 +44,22 @@ def related(target: str) -> list[str]:
 class Run:
     """One target, method and seed: its draw of examples, its sources, its starts."""
 
-    def __init__(self, name: str, method: str, seed: int, examples: int, backbone: Backbone) -> None:
+    def __init__(
+        self,
+        name: str,
+        method: str,
+        seed: int,
+        examples: int,
+        backbone: Backbone,
+        measured: dict[str, dict[str, float]] | None = None,
+    ) -> None:
         self.task: Task = load_task(name, examples=examples, seed=seed, source="folder")
         self.backbone = backbone
         self.modules: list[Module] = find_sources(Zoo.starter(), backbone, method, exclude=related(name))
         self.target = Target.for_modules(self.task, backbone, self.modules, method, seed)
         self.train = self.target.encoded
         self.dev = backbone.encode(self.task.dev, self.task.fields)
+        self.measured = {} if measured is None else measured
 
     def start(self, name: str) -> Mapping[str, Tensor]:
         """The tensors of a start."""
@@ -69,11 +79,14 @@ class Run:
         )
 
     def accuracy(self, tensors: Mapping[str, Tensor] | None) -> dict[str, float]:
-        """Test metrics with these tensors, or of the bare backbone."""
+        """Test metrics with these tensors, or of the bare backbone; starts that seeds share are measured once."""
         if tensors is None:
             return evaluate(self.task, self.backbone).metrics
-        with self.backbone.use(self.target.method, tensors):
-            return evaluate(self.task, self.backbone).metrics
+        key = digest(dict(tensors))
+        if key not in self.measured:
+            with self.backbone.use(self.target.method, tensors):
+                self.measured[key] = evaluate(self.task, self.backbone).metrics
+        return self.measured[key]
 
 
 def chosen_factor(rows: Rows, run: Run, common: dict[str, Any], start: str, steps: int) -> float:
@@ -114,7 +127,7 @@ def main() -> None:
                 rows.add(**untrained, accuracy_step0=first.accuracy(None)["accuracy"], majority=first.task.majority)
             factors = {kind: chosen_factor(rows, first, common, kind, options.steps) for kind in ("scratch", "uniform")}
             for seed in SEEDS[method]:
-                run = first if seed == 0 else Run(name, method, seed, options.examples, backbone)
+                run = first if seed == 0 else Run(name, method, seed, options.examples, backbone, first.measured)
                 for start in STARTS:
                     factor = factors["scratch" if start == "scratch" else "uniform"]
                     key = {**common, "start": start, "seed": seed, "stage": "run"}
