@@ -32,16 +32,19 @@ def import_checkpoint(
     category: str = "unknown",
     license: str = "unknown",
     data: Task | None = None,
+    allow_pickle: bool = False,
 ) -> Imported:
-    """Read a folder as a module: one that a zoo exported, or a checkpoint of PEFT.
+    """Read a folder as a module: one that a zoo exported, or a checkpoint of PEFT, AdapterHub or OpenDelta.
 
     Args:
-        folder: With `card.json`, or with `adapter_config.json` and `adapter_model.safetensors`.
+        folder: With `card.json`, or with the config and the tensors that another library wrote.
         backbone: The one it was trained on; a plain checkpoint does not say which weights these were.
         task: Source task; by default the name of the folder.
         category: Of the source task.
         license: Of its data.
-        data: The source task's data, if it is there: the module then gets the task's part of the signature.
+        data: The source task's data, if it is there: the module then gets the task's part of the signature, and the
+            gradient part of its own.
+        allow_pickle: Read a pickle where there is no safetensors file: tensors and nothing else.
     Raises:
         ConfigError: a plain checkpoint, and no backbone is given.
         DeltaError: names or shapes do not go with the backbone.
@@ -61,7 +64,7 @@ def import_checkpoint(
         )
     places = [name for name, _ in backbone.model.named_modules() if name]
     attention = METHODS.get("prefix")().places(backbone.model) if _is_prefix(folder) else None
-    checkpoint = format_.read(folder, places, attention)
+    checkpoint = format_.read(folder, places, attention, allow_pickle=allow_pickle)
     method = METHODS.get(checkpoint.method).from_settings(checkpoint.settings)
     tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
     expected = method.shapes(backbone.model)

@@ -16,6 +16,7 @@ from zoo.errors import TensorError
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAX_HEADER = 16 << 20  # bytes of a safetensors header; that of a hundred thousand tensors has about 12 MB
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -153,6 +154,11 @@ class RenamedTensors(Mapping[str, "torch.Tensor"]):
 
 def _open(path: Path) -> Any:
     try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        # Parsed, a header takes many times its own size.
+        if length > MAX_HEADER:
+            raise SafetensorError(f"its header has {length:,} bytes, at most {MAX_HEADER:,} are read")
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise TensorError(f"{path} is not a safetensors file that can be read", found=str(error)) from None

@@ -1,11 +1,13 @@
-"""How tensors lie in a module folder: as a PEFT checkpoint where PEFT knows the method, else in a format of our own.
+"""How tensors lie in a folder: as a PEFT checkpoint where PEFT knows the method, else in a format of our own.
 
-A format is a file here with `fits`, `write`, `read` and `open_tensors`, and an entry in `FORMATS`; the first one that
-fits a module's method and settings writes it.
+A format is a file here with `is_here`, `fits`, `write` and `read`, and an entry in `FORMATS`. A zoo stores a module in
+the first of `STORED` that fits its method and settings; those two also have `open_tensors`. The others are what other
+libraries write and read.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,34 +19,51 @@ from zoo.errors import FormatError
 if TYPE_CHECKING:
     import torch
 
-# config file that tells the format -> the file that reads and writes it
+# name -> file; a folder is held against them in this order, since AdapterHub's config has the name of PEFT's
 FORMATS: dict[str, str] = {
-    "adapter_config.json": "zoo.formats.peft",
-    "delta_config.json": "zoo.formats.native",
+    "native": "zoo.formats.native",
+    "adapters": "zoo.formats.adapterhub",
+    "peft": "zoo.formats.peft",
+    "opendelta": "zoo.formats.opendelta",
 }
+STORED = ("peft", "native")
+MARKS = ("adapter_config.json", "delta_config.json", "config.json")  # files that a checkpoint is told by
+
+
+def get_format(name: str) -> ModuleType:
+    """The format of that name; FormatError if there is none."""
+    if name not in FORMATS:
+        close = difflib.get_close_matches(name, FORMATS, n=1)
+        raise FormatError(
+            f"no format named {name!r}",
+            found=", ".join(sorted(FORMATS)),
+            hint=f"--format {close[0]}" if close else None,
+        )
+    return importlib.import_module(FORMATS[name])
 
 
 def format_for(method: str, settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> ModuleType:
-    """The format that a module of this method and these settings is written in."""
-    for name in FORMATS.values():
-        format_ = importlib.import_module(name)
+    """The format that a zoo stores a module of this method and these settings in."""
+    for name in STORED:
+        format_ = get_format(name)
         if format_.fits(method, settings, tensors):
             return format_
-    raise FormatError(f"no format holds a {method!r} module with these tensors", found=", ".join(FORMATS))
+    raise FormatError(f"no format holds a {method!r} module with these tensors", found=", ".join(STORED))
 
 
 def detect(folder: Path) -> ModuleType:
     """The format of the checkpoint in a folder.
 
     Raises:
-        FormatError: there is none, or it is one that is refused.
+        FormatError: there is none.
     """
-    for file, name in FORMATS.items():
-        if (folder / file).is_file():
-            return importlib.import_module(name)
+    for name in FORMATS:
+        format_ = get_format(name)
+        if format_.is_here(folder):
+            return format_
     there = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else []
     raise FormatError(
         f"no checkpoint in {folder}",
         found=", ".join(there) or "nothing",
-        hint=f"a folder with {' or '.join(FORMATS)} in it",
+        hint=f"a folder with {', '.join(MARKS[:-1])} or {MARKS[-1]} of a checkpoint in it",
     )

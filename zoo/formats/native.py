@@ -19,6 +19,11 @@ CONFIG, TENSORS = "delta_config.json", "delta.safetensors"
 VERSION = 1
 
 
+def is_here(folder: Path) -> bool:
+    """True if the folder holds a checkpoint of this format."""
+    return (folder / CONFIG).is_file()
+
+
 def fits(method: str, settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bool:
     """Always: any method's tensors can lie under their own names."""
     return True
@@ -47,9 +52,13 @@ def write(
 
 
 def read(
-    folder: Path, places: Sequence[str] | None = None, attention_places: Sequence[str] | None = None
+    folder: Path,
+    places: Sequence[str] | None = None,
+    attention_places: Sequence[str] | None = None,
+    *,
+    allow_pickle: bool = False,
 ) -> Checkpoint:
-    """Read a folder that `write` made; names are canonical already, so places are not needed.
+    """Read a folder that `write` made; names are canonical already, so places are not needed, and there is no pickle.
 
     Raises:
         FormatError: the files are not those of this format.

@@ -13,17 +13,25 @@ from typing import Any
 
 import torch
 
-from zoo.card import read_json
-from zoo.errors import CardError, FormatError
+from zoo.errors import FormatError
 from zoo.files import plain_file
 from zoo.formats import peft_lora, peft_prefix
 from zoo.formats.checkpoint import Checkpoint
+from zoo.formats.layout import read_config
+from zoo.formats.peft_variants import refuse_type
+from zoo.formats.pickles import open_weights
 from zoo.tensors import FileTensors, write_tensors
 
 CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+RESAVE = "model.save_pretrained(folder)"
 
 _PARTS = {"lora": peft_lora, "prefix": peft_prefix}
 _TYPES = {"LORA": peft_lora, "PREFIX_TUNING": peft_prefix}
+
+
+def is_here(folder: Path) -> bool:
+    """True if the folder may hold such a checkpoint; AdapterHub's config has the same name, and is looked for first."""
+    return (folder / CONFIG).is_file()
 
 
 def fits(method: str, settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bool:
@@ -67,7 +75,11 @@ def write(
 
 
 def read(
-    folder: Path, places: Sequence[str] | None = None, attention_places: Sequence[str] | None = None
+    folder: Path,
+    places: Sequence[str] | None = None,
+    attention_places: Sequence[str] | None = None,
+    *,
+    allow_pickle: bool = False,
 ) -> Checkpoint:
     """Read a PEFT folder, of ours or of anyone else.
 
@@ -77,25 +89,16 @@ def read(
             fitted to the model; without them the prefixes of known task classes (`bert.`) are stripped.
         attention_places: Its self-attention modules in model order; needed for a prefix, whose file has no names
             (`places` is used if they are left out).
+        allow_pickle: Read `adapter_model.bin` where there is no safetensors file: tensors and nothing else.
     Raises:
         FormatError: it is a pickle, a variant that is not a plain LoRA or prefix, or does not go with the places.
         TensorError: the tensors cannot be read.
     """
-    config = read_config(folder)
-    if not (folder / TENSORS).is_file():
-        there = (folder / PICKLE).is_file()
-        raise FormatError(
-            f"{folder} has no {TENSORS}",
-            found=f"{PICKLE}, a pickle, which could run any code when it is loaded" if there else None,
-            hint="load it where you trust it and save it again with model.save_pretrained(folder)" if there else None,
-        )
-    kind = config.get("peft_type")
-    part = _TYPES.get(str(kind))
+    config = read_config(folder / CONFIG)
+    part = _TYPES.get(str(config.get("peft_type")))
     if part is None:
-        raise FormatError(
-            f"{folder} is a PEFT checkpoint of type {kind}", found=f"{', '.join(_TYPES)} can be read", hint=None
-        )
-    file = FileTensors(plain_file(folder / TENSORS))
+        raise refuse_type(folder, config.get("peft_type"), list(_TYPES))
+    file = open_weights(folder, TENSORS, PICKLE, allow_pickle, RESAVE)
     given = attention_places if part is peft_prefix and attention_places is not None else places
     return part.read(folder, config, file, given)
 
@@ -105,11 +108,3 @@ def open_tensors(
 ) -> Mapping[str, torch.Tensor]:
     """Canonical name -> tensor of a folder that `write` made, mapped lazily."""
     return _PARTS[method].from_file(settings, FileTensors(plain_file(folder / TENSORS), dtype))
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config of a PEFT folder as it stands; FormatError if it cannot be read."""
-    try:
-        return read_json(plain_file(folder / CONFIG).read_text(encoding="utf-8"))
-    except (CardError, UnicodeDecodeError, FileNotFoundError) as error:
-        raise FormatError(f"{folder / CONFIG} cannot be read", found=str(error)) from None

@@ -13,29 +13,14 @@ import torch
 
 from zoo.errors import FormatError
 from zoo.formats.checkpoint import Checkpoint
-from zoo.formats.peft_names import fit_places, task_type
+from zoo.formats.layout import count, left_out, lora_rank, lora_settings, number, renamed, strings
+from zoo.formats.peft_names import Front, fit_places, task_type
+from zoo.formats.peft_variants import refuse_variants, refuse_whole_modules
 from zoo.shapes import places_of
 from zoo.tensors import FileTensors, RenamedTensors
 
 FRONT = "base_model.model."
-
-# Settings of peft.LoraConfig that make something else of a LoRA; each is refused unless it is empty.
-_OTHER = {
-    "use_dora": "DoRA, whose magnitudes a plain LoRA lacks",
-    "use_qalora": "QA-LoRA",
-    "use_bdlora": "block-diagonal LoRA",
-    "lora_bias": "a bias on B",
-    "layer_replication": "replicated layers",
-    "target_parameters": "parameters that are no layers",
-    "trainable_token_indices": "trained token embeddings",
-    "alora_invocation_tokens": "activated LoRA, which acts on a part of the text only",
-    "arrow_config": "an Arrow router",
-    "kasa_config": "KaSA",
-    "velora_config": None,  # changes how gradients are kept in training, not what is computed
-    "monteclora_config": "MonteCLoRA",
-}
-# Ways of drawing the start that also change the backbone's own weights: the delta is not against those of the Hub.
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+HEADS = ("classifier", "score", "qa_outputs", "pooler")  # no answer passes them, whichever backbone it is
 
 
 def why_not(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str | None:
@@ -88,35 +73,31 @@ def from_file(settings: Mapping[str, Any], file: FileTensors) -> Mapping[str, to
 
 def read(folder: Path, config: Mapping[str, Any], file: FileTensors, places: Sequence[str] | None) -> Checkpoint:
     """Read anyone's LoRA: scales are folded into an alpha for each place where they differ, heads are dropped."""
-    _refuse_others(folder, config)
+    refuse_variants(folder, config)
     found, dropped = _parts(folder, file, config)
     front, notes = fit_places(folder, list(found), places)
+    if lost := _lost(folder, config, dropped, front, places):
+        raise refuse_whole_modules(folder, lost)
     named = {front(place): parts for place, parts in found.items()}
     kept = list(named) if places is None else [place for place in places if place in named]
     shapes = file.shapes()
-    rank, alpha = _count(folder, config, "r", 8), float(_number(folder, config, "lora_alpha", 8))
+    rank, alpha = count(folder, config, "r", 8), float(number(folder, config, "lora_alpha", 8))
     ranks, alphas = {}, {}
     for place in kept:
         a, b = named[place]["lora_A"], named[place]["lora_B"]
-        if len(shapes[a]) != 2 or len(shapes[b]) != 2 or shapes[a][0] != shapes[b][1]:
-            raise FormatError(
-                f"{place} in {folder} is no LoRA of a linear layer", found=f"A {shapes[a]}, B {shapes[b]}"
-            )
-        own = shapes[a][0]
+        own = lora_rank(folder, place, shapes[a], shapes[b])
         own_alpha = _at(config.get("alpha_pattern"), _original(a), alpha)
         # PEFT scales by alpha / sqrt(r) here, we by alpha / r.
         ranks[place] = own
         alphas[place] = own_alpha * math.sqrt(own) if config.get("use_rslora") else own_alpha
-    settings = _settings(rank, ranks, alphas, float(config.get("lora_dropout") or 0.0), kept)
-    if dropped:
-        notes.append(f"{len(dropped)} tensors are no part of the delta and were left out: {', '.join(dropped[:3])}")
+    settings = lora_settings(rank, ranks, alphas, float(number(folder, config, "lora_dropout", 0.0)), kept)
+    notes += left_out(dropped)
     if config.get("use_rslora"):
         notes.append("rank-stabilised: its scale alpha / sqrt(rank) is kept as an alpha of the same effect")
-    by_name = {f"{place}.{part}": named[place][part] for place in kept for part in ("lora_A", "lora_B")}
     return Checkpoint(
         method="lora",
         settings=settings,
-        tensors=RenamedTensors({name: partial(file.__getitem__, inside) for name, inside in by_name.items()}),
+        tensors=renamed(file, named, kept, ("lora_A", "lora_B")),
         backbone=str(config.get("base_model_name_or_path") or ""),
         stripped=front.shown,
         dropped=tuple(dropped),
@@ -124,47 +105,9 @@ def read(folder: Path, config: Mapping[str, Any], file: FileTensors, places: Seq
     )
 
 
-def _settings(
-    rank: int, ranks: dict[str, int], alphas: dict[str, float], dropout: float, places: list[str]
-) -> dict[str, Any]:
-    """Settings as a card has them; exceptions are named only where there are any."""
-    # The config's own rank is a default that perhaps no place has, after a rank pattern for example.
-    common_rank = rank if rank in ranks.values() else next(iter(ranks.values()))
-    common_alpha = max(set(alphas.values()), key=list(alphas.values()).count)
-    settings: dict[str, Any] = {
-        "rank": common_rank,
-        "alpha": int(common_alpha) if common_alpha == int(common_alpha) else common_alpha,
-        "dropout": dropout,
-        "where": sorted({place.rpartition(".")[2] for place in places}),
-        "places": places,
-    }
-    if other := {place: own for place, own in ranks.items() if own != common_rank}:
-        settings["ranks"] = other
-    if other_alphas := {place: own for place, own in alphas.items() if own != common_alpha}:
-        settings["alphas"] = other_alphas
-    return settings
-
-
-def _refuse_others(folder: Path, config: Mapping[str, Any]) -> None:
-    for name, what in _OTHER.items():
-        if what is not None and config.get(name):
-            raise FormatError(
-                f"{folder} is not a plain LoRA", found=f"{name}: {what}", hint="merge it into its model with peft"
-            )
-    if config.get("bias", "none") != "none":
-        raise FormatError(f"{folder} also trains biases of the backbone", found=f"bias: {config['bias']!r}")
-    init = str(config.get("init_lora_weights", True)).lower()
-    if init.startswith(_CHANGES_BASE):
-        raise FormatError(
-            f"{folder} changes the weights of its backbone before adding the delta",
-            found=f"init_lora_weights: {config['init_lora_weights']!r}",
-            hint="convert it with peft: model.save_pretrained(folder, path_initial_model_for_weight_conversion=...)",
-        )
-
-
 def _parts(folder: Path, file: FileTensors, config: Mapping[str, Any]) -> tuple[dict[str, dict[str, str]], list[str]]:
     """(place as in the file -> local name -> name in the file, names of other tensors)."""
-    saved = [name for name in (config.get("modules_to_save") or []) if isinstance(name, str)]
+    saved = strings(folder, config, "modules_to_save")
     found: dict[str, dict[str, str]] = {}
     dropped = []
     for name in file:
@@ -190,8 +133,25 @@ def _parts(folder: Path, file: FileTensors, config: Mapping[str, Any]) -> tuple[
 def _is_head(name: str, saved: Sequence[str]) -> bool:
     """A module that was trained in full beside the LoRA, as task heads are, or an embedding saved along."""
     parts = name.split(".")
-    heads = ("classifier", "score", "qa_outputs", "pooler", "lm_head", "embed_tokens", *saved)
-    return "modules_to_save" in parts or any(head in parts for head in heads)
+    return "modules_to_save" in parts or any(head in parts for head in (*HEADS, "lm_head", "embed_tokens", *saved))
+
+
+def _lost(
+    folder: Path, config: Mapping[str, Any], dropped: Sequence[str], front: Front, places: Sequence[str] | None
+) -> list[str]:
+    """Modules of the backbone among what was trained in full and would be left out.
+
+    A head is none of them. Nor is a pooler, which the backbone may have: no answer passes it. An embedding that is
+    there without having been asked for was saved along, after its vocabulary was made larger.
+    """
+    saved, known, found = strings(folder, config, "modules_to_save"), set(places or ()), []
+    for name in dropped:
+        parts = name.removeprefix(FRONT).split(".")[:-1]
+        trained = "modules_to_save" in parts or any(part in saved for part in parts)
+        module = front(".".join(part for part in parts if part not in ("modules_to_save", "default")))
+        if trained and module in known and not set(HEADS) & set(parts):
+            found.append(module)
+    return sorted(set(found))
 
 
 def _original(name: str) -> str:
@@ -219,17 +179,3 @@ def _tame(pattern: str) -> str:
     if wild:
         raise FormatError(f"{pattern[:80]!r} in alpha_pattern is not a pattern for names of layers")
     return pattern
-
-
-def _number(folder: Path, config: Mapping[str, Any], name: str, default: float) -> float:
-    value = config.get(name, default)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise FormatError(f"{name} in the config of {folder} is {value!r}, not a number")
-    return value
-
-
-def _count(folder: Path, config: Mapping[str, Any], name: str, default: int) -> int:
-    value = _number(folder, config, name, default)
-    if not isinstance(value, int) or value < 1:
-        raise FormatError(f"{name} in the config of {folder} is {value!r}, not a count")
-    return value

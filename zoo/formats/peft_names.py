@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,18 +48,27 @@ class Front:
         return self.strip or (f"+{self.add}" if self.add else "")
 
 
-def fit_places(folder: Path, found: Sequence[str], places: Sequence[str] | None) -> tuple[Front, list[str]]:
+_PLACE = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")  # what torch allows as the name of a module, in ASCII
+
+
+def fit_places(
+    folder: Path, found: Sequence[str], places: Sequence[str] | None, what: str = "LoRA"
+) -> tuple[Front, list[str]]:
     """How the places of a checkpoint become those of a model.
 
     Args:
         folder: For messages.
         found: Places as the checkpoint has them.
         places: Names of the model's modules, or None if the model is not known.
+        what: That goes onto the places, for messages.
     Returns:
         The change of the front, and a note for the user if there is one.
     Raises:
-        FormatError: the model has not all of the places under any front.
+        FormatError: the model has not all of the places under any front, or one cannot be the name of a module.
     """
+    odd = [place for place in found if not _PLACE.fullmatch(place)]
+    if odd:
+        raise FormatError(f"{folder} has a place that can be no module", found=repr(odd[0][:80]))
     if places is None:
         for name in TASK_CLASSES:
             if all(place.startswith(f"{name}.") for place in found):
@@ -73,7 +83,7 @@ def fit_places(folder: Path, found: Sequence[str], places: Sequence[str] | None)
             return front, [f"{front.add} was put before all names to fit the backbone"] if front.add else []
     missing = [place for place in found if place not in known]
     raise FormatError(
-        f"the LoRA in {folder} does not go on this backbone",
+        f"the {what} in {folder} does not go on this backbone",
         found=f"{len(missing)} of its {len(found)} places are not there, {missing[0]} for example",
         hint="name the backbone that it was trained on",
     )

@@ -12,6 +12,7 @@ import torch
 
 from zoo.errors import FormatError
 from zoo.formats.checkpoint import Checkpoint
+from zoo.formats.layout import count
 from zoo.formats.peft_names import is_seq2seq, task_type
 from zoo.shapes import places_of
 from zoo.tensors import FileTensors, RenamedTensors
@@ -88,8 +89,8 @@ def _slot(file: FileTensors, slot: int, n_layers: int) -> torch.Tensor:
 
 def read(folder: Path, config: Mapping[str, Any], file: FileTensors, places: Sequence[str] | None) -> Checkpoint:
     """Read anyone's prefix onto `places`, the self-attention modules in model order."""
-    length, n_layers = _count(folder, config, "num_virtual_tokens"), _count(folder, config, "num_layers")
-    heads, width = _count(folder, config, "num_attention_heads"), _count(folder, config, "token_dim")
+    length, n_layers = count(folder, config, "num_virtual_tokens"), count(folder, config, "num_layers")
+    heads, width = count(folder, config, "num_attention_heads"), count(folder, config, "token_dim")
     if TENSOR not in file:
         raise FormatError(f"{folder} has no {TENSOR} in it", found=", ".join(list(file)[:3]))
     shape = file.shapes()[TENSOR]
@@ -133,10 +134,3 @@ def read(folder: Path, config: Mapping[str, Any], file: FileTensors, places: Seq
         dropped=tuple(name for name in file if name != TENSOR),
         notes=tuple(notes),
     )
-
-
-def _count(folder: Path, config: Mapping[str, Any], name: str) -> int:
-    value = config.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise FormatError(f"{name} in the config of {folder} is {value!r}, not a count")
-    return value

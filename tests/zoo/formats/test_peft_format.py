@@ -228,7 +228,7 @@ A, B = torch.ones(2, 16), torch.ones(16, 2)
         ({"init_lora_weights": "olora"}, "path_initial_model"),
         ({"peft_type": "IA3"}, "type IA3"),
         ({"peft_type": None}, "type None"),
-        ({"r": "8"}, "not a number"),
+        ({"r": "8"}, "not a count"),
         ({"r": 0}, "not a count"),
         ({"lora_alpha": None}, "not a number"),
         ({"alpha_pattern": {"(a+)+$": 1}}, "not a pattern"),
