@@ -211,7 +211,7 @@ def _as_module(
         category=task.category,
         method=delta.method.method,
         settings=settings,
-        backbone=backbone.name,
+        backbone=backbone.said_name,
         fingerprint=backbone.fingerprint,
         metrics=metrics,
         data=data_of(task),

@@ -10,6 +10,7 @@ from pathlib import Path
 from transfer.backbones.backbone import Backbone
 from transfer.deltas import METHODS
 from transfer.errors import ConfigError, DeltaError
+from transfer.paths import without_folders
 from transfer.similarity.signatures import module_signature, task_signature
 from transfer.tasks import Task
 from zoo import Card, Module
@@ -34,7 +35,7 @@ def import_checkpoint(
     data: Task | None = None,
     allow_pickle: bool = False,
 ) -> Imported:
-    """Read a folder as a module: one that a zoo exported, or a checkpoint of PEFT, AdapterHub or OpenDelta.
+    """Read a folder as a module: one that a zoo exported, or a checkpoint of PEFT or OpenDelta.
 
     Args:
         folder: With `card.json`, or with the config and the tensors that another library wrote.
@@ -63,7 +64,7 @@ def import_checkpoint(
             hint=f"transfer zoo add {shlex.quote(str(folder))} --backbone embedded",
         )
     places = [name for name, _ in backbone.model.named_modules() if name]
-    attention = METHODS.get("prefix")().places(backbone.model) if _is_prefix(folder) else None
+    attention = METHODS.get("prefix")().places(backbone.model) if format_.needs_attention(folder) else None
     checkpoint = format_.read(folder, places, attention, allow_pickle=allow_pickle)
     method = METHODS.get(checkpoint.method).from_settings(checkpoint.settings)
     tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
@@ -77,7 +78,8 @@ def import_checkpoint(
             found=f"{first} is {has}, the backbone asks for {expected.get(first, 'nothing')}",
             hint="name the backbone it was trained on: --backbone",
         )
-    signature = module_signature(backbone, [], method, {n: t.float() for n, t in tensors.items()}, None)
+    encoded = [] if data is None else backbone.encode(data.train, data.fields)
+    signature = module_signature(backbone, encoded, method, {n: t.float() for n, t in tensors.items()}, None)
     if data is not None:
         signature = task_signature(backbone, data).merge(signature)
     card = Card(
@@ -85,14 +87,14 @@ def import_checkpoint(
         category=category,
         method=checkpoint.method,
         settings=method.settings(backbone.model),
-        backbone=backbone.name,
+        backbone=backbone.said_name,
         fingerprint=backbone.fingerprint,
         license=license,
         max_length=backbone.max_length,
         provenance={
             "kind": backbone.kind,
             "read_from": folder.name,
-            "said_backbone": _without_folders(checkpoint.backbone) or "nothing",
+            "said_backbone": without_folders(checkpoint.backbone) or "nothing",
         },
     )
     dropped = tuple(f"left out {name}: it is no part of the delta" for name in checkpoint.dropped)
@@ -109,17 +111,3 @@ def task_name(folder: str) -> str:
     if not name:
         raise ConfigError(f"no task name can be made of {folder!r}", hint="--task NAME")
     return name
-
-
-def _without_folders(backbone: str) -> str:
-    """A Hub id as it stands; of a path the last part alone, since the rest tells of a machine and nothing else.
-
-    >>> _without_folders("/home/ann/my-bert"), _without_folders("google/bert-base")
-    ('my-bert', 'google/bert-base')
-    """
-    return Path(backbone).name if Path(backbone).is_absolute() else backbone
-
-
-def _is_prefix(folder: Path) -> bool:
-    config = folder / "adapter_config.json"
-    return config.is_file() and "PREFIX_TUNING" in config.read_text(encoding="utf-8", errors="replace")

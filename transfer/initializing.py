@@ -270,7 +270,7 @@ class _Job:
             "target": described(task),
             "method": delta.method.method,
             "settings": dict(delta.settings),
-            "backbone": backbone.name,
+            "backbone": backbone.said_name,
             "base_model": backbone.base_model,
             "fingerprint": backbone.fingerprint,
             "kind": backbone.kind,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 
+import numpy as np
 import pytest
 import small
 import tiny
@@ -12,9 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
+from transfer.backbones import wrap_model
+from transfer.deltas import METHODS
 from transfer.deltas.delta import Delta
 from transfer.errors import ConfigError, DeltaError
 from transfer.importing import import_checkpoint, task_name
+from transfer.similarity.signatures import gradient_sketch
 from zoo import FormatError, Module, Zoo
 
 peft = pytest.importorskip("peft")
@@ -82,9 +86,25 @@ def test_data_gives_the_task_s_part_of_the_signature(bert, tmp_path):
     saved(lora(), tmp_path / "films", bert.model)
     bare = import_checkpoint(tmp_path / "films", bert).module.signature
     assert bare.centroid is None
-    full = import_checkpoint(tmp_path / "films", bert, data=small.toy_target()).module.signature
+    assert bare.gradient_sketch is None
+    target = small.toy_target()
+    full = import_checkpoint(tmp_path / "films", bert, data=target).module.signature
     assert full.centroid.shape == (32,)
     assert len(full.examples) == 24
+    method = METHODS.get("lora").from_settings(import_checkpoint(tmp_path / "films", bert).module.card.settings)
+    expected = gradient_sketch(bert, method, None, bert.encode(target.train, target.fields))
+    # Another order of the same examples adds up to the same, up to rounding.
+    np.testing.assert_allclose(full.gradient_sketch, expected.numpy(), rtol=1e-4, atol=1e-6)
+    assert np.abs(full.gradient_sketch).max() > 1e-3
+    np.testing.assert_array_equal(full.weight_sketch, bare.weight_sketch)
+
+
+def test_of_a_backbone_in_a_folder_the_card_has_the_folder_s_name(tmp_path):
+    backbone = wrap_model(tiny.tiny_model("bert"), tiny.tokenizer_for("bert"), name="/home/ann/models/my-bert")
+    saved(lora(), tmp_path / "films", backbone.model)
+    card = import_checkpoint(tmp_path / "films", backbone).module.card
+    assert card.backbone == "my-bert"
+    assert "/home/ann" not in json.dumps(card.as_dict())
 
 
 def test_an_exported_folder_comes_back_whole(small_zoo, tmp_path):

@@ -16,6 +16,7 @@ from transfer.deltas.attached import Attached
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.errors import BackboneError, ConfigError, DataError, DeltaError
+from transfer.paths import without_folders
 
 Example = Mapping[str, Any]
 
@@ -120,9 +121,14 @@ class Backbone(nn.Module):
         return next(self.model.parameters()).device
 
     @property
+    def said_name(self) -> str:
+        """The name for cards and recipes, which are handed on: of an absolute folder its own name alone."""
+        return without_folders(self.name)
+
+    @property
     def base_model(self) -> str:
-        """The name by which other libraries find the same weights: a Hub id for the embedded one, else `name`."""
-        return EMBEDDED_ON_HUB if self.name == "embedded" else self.name
+        """The name by which other libraries find the same weights: a Hub id for the embedded one, else `said_name`."""
+        return EMBEDDED_ON_HUB if self.name == "embedded" else self.said_name
 
     @property
     def width(self) -> int:

@@ -58,7 +58,7 @@ def _card(record: Record, task: Task, backbone: Backbone, start: str) -> Card:
         category=task.category,
         method=record.method,
         settings=record.settings,
-        backbone=backbone.name,
+        backbone=backbone.said_name,
         fingerprint=record.fingerprint,
         metrics=nested,
         data=data_of(task),

@@ -38,8 +38,11 @@ def ls(
     quiet: options.Quiet = False,
 ) -> None:
     """List modules: yours and the starter zoo's."""
+    from transfer.paths import without_folders
+
     output = Output(as_json=as_json, quiet=quiet)
-    found = options.open_zoo(zoo).find(task=task, method=method, backbone=backbone, category=category)
+    named = None if backbone is None else without_folders(backbone)
+    found = options.open_zoo(zoo).find(task=task, method=method, backbone=named, category=category)
     output.json([_facts(module) for module in found])
     rows = []
     for module in found:
@@ -68,7 +71,9 @@ def show(module: ModuleId, zoo: options.ZooFolder = None, as_json: options.Json 
 
 @app.command("add", epilog="Example:  transfer zoo add ./adapters/* --backbone ./my-bert --category sentiment")
 def add(
-    folders: Annotated[list[Path], typer.Argument(help="Folders: PEFT checkpoints, or modules that were exported.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders: checkpoints of PEFT or OpenDelta, or modules that were exported.")
+    ],
     backbone: Annotated[
         str | None, typer.Option("--backbone", "-b", help="What the checkpoints were trained on.")
     ] = None,
@@ -82,6 +87,9 @@ def add(
             "--signature", metavar="TASK", help="The source task, by name or path: its part of the signature."
         ),
     ] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read .bin files too: tensors and nothing else.")
+    ] = False,
     zoo: options.ZooFolder = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -98,7 +106,10 @@ def add(
     loaded = None if backbone is None else options.read_backbone(backbone, kind, "auto", 128)
     examples = None if signature is None else load_task(signature)
     # All are read before the first is stored: what is wrong with one of them must not leave the others half done.
-    read = [(folder, import_checkpoint(folder, loaded, task, category, license, examples)) for folder in folders]
+    read = [
+        (folder, import_checkpoint(folder, loaded, task, category, license, examples, allow_pickle))
+        for folder in folders
+    ]
     added = []
     for folder, imported in read:
         stored = store.add(imported.module)

@@ -19,10 +19,9 @@ from zoo.errors import FormatError
 if TYPE_CHECKING:
     import torch
 
-# name -> file; a folder is held against them in this order, since AdapterHub's config has the name of PEFT's
+# name -> file
 FORMATS: dict[str, str] = {
     "native": "zoo.formats.native",
-    "adapters": "zoo.formats.adapterhub",
     "peft": "zoo.formats.peft",
     "opendelta": "zoo.formats.opendelta",
 }

@@ -94,9 +94,7 @@ def lora_settings(
 def lora_rank(folder: Path, place: str, a: Sequence[int], b: Sequence[int]) -> int:
     """The rank at a place, from the shapes of A and B; FormatError unless they are those of a linear layer."""
     if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
-        raise FormatError(
-            f"{place} in {folder} is no LoRA of a linear layer", found=f"A {tuple(a)}, B {tuple(b)}"
-        )
+        raise FormatError(f"{place} in {folder} is no LoRA of a linear layer", found=f"A {tuple(a)}, B {tuple(b)}")
     return a[0]
 
 
@@ -139,4 +137,3 @@ def common(settings: Mapping[str, Any]) -> str | None:
         if settings.get(name):
             return f"it has {name} of their own at {len(settings[name])} places"
     return None
-

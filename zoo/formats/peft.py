@@ -30,8 +30,13 @@ _TYPES = {"LORA": peft_lora, "PREFIX_TUNING": peft_prefix}
 
 
 def is_here(folder: Path) -> bool:
-    """True if the folder may hold such a checkpoint; AdapterHub's config has the same name, and is looked for first."""
+    """True if the folder may hold a checkpoint of PEFT."""
     return (folder / CONFIG).is_file()
+
+
+def needs_attention(folder: Path) -> bool:
+    """True if `read` needs the attention modules of the backbone: a prefix's file has no names."""
+    return read_config(folder / CONFIG).get("peft_type") == "PREFIX_TUNING"
 
 
 def fits(method: str, settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bool:

@@ -101,9 +101,13 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
         raise TensorError(f"{path} does not hold tensors by name", found=type(found).__name__)
     for name, tensor in found.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise TensorError(f"{path} does not hold tensors by name", found=f"{str(name)[:80]}: {type(tensor).__name__}")
+            raise TensorError(
+                f"{path} does not hold tensors by name", found=f"{str(name)[:80]}: {type(tensor).__name__}"
+            )
         if tensor.numel() * tensor.element_size() > size:
-            raise TensorError(f"{name} in {path} is of shape {tuple(tensor.shape)}", found=f"the file has {size:,} bytes")
+            raise TensorError(
+                f"{name} in {path} is of shape {tuple(tensor.shape)}", found=f"the file has {size:,} bytes"
+            )
     return dict(found)
 
 

@@ -120,7 +120,11 @@ def test_the_scale_of_rslora_is_kept_exactly(backbones, tmp_path):
         ("olora", lora(init_lora_weights="olora"), r"(?s)olora.*path_initial_model"),
         ("embeddings", lora(modules_to_save=["word_embeddings"]), r"(?s)trains parts.*word_embeddings"),
         ("norms", lora(modules_to_save=["LayerNorm"]), r"(?s)in full.*embeddings\.LayerNorm"),
-        ("ia3", peft.IA3Config(target_modules=["key", "value"], feedforward_modules=[]), r"(?s)IA3: it mult.*merge_and"),
+        (
+            "ia3",
+            peft.IA3Config(target_modules=["key", "value"], feedforward_modules=[]),
+            r"(?s)IA3: it mult.*merge_and",
+        ),
         ("adalora", peft.AdaLoraConfig(target_modules=["query"], total_step=10), r"(?s)ADALORA: it weighs.*LORA"),
         ("loha", peft.LoHaConfig(target_modules=["query"]), "LOHA"),
         ("ln", peft.LNTuningConfig(target_modules=["LayerNorm"]), "LN_TUNING"),

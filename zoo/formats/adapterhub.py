@@ -1,3 +1,0 @@
-from pathlib import Path
-def is_here(folder: Path) -> bool:
-    return False
