@@ -9,7 +9,7 @@ from typing import Any
 
 from transfer.backbones.backbone import Backbone
 from transfer.deltas.delta import Delta
-from transfer.errors import DeltaError, UnknownNameError
+from transfer.errors import UnknownNameError
 from zoo import FingerprintError, Module, PathError, UnknownModuleError
 
 
@@ -20,19 +20,7 @@ def as_delta(thing: Any, backbone: Backbone) -> Delta | None:
         FingerprintError: the thing says what it was made for, and that is another backbone.
         DeltaError: it is something else.
     """
-    check_fits = getattr(thing, "check_fits", None)
-    if check_fits is not None:
-        check_fits(backbone.fingerprint, backbone.name)
-    if thing is None or isinstance(thing, Delta):
-        return thing
-    if isinstance(thing, Module):
-        return Delta.from_module(thing)
-    held = getattr(thing, "delta", None)
-    if isinstance(held, Delta):
-        return held
-    raise DeltaError(
-        f"a {type(thing).__name__} holds no delta", hint="a Delta, an Initialization, a Finetuned or a stored Module"
-    )
+    return None if thing is None else Delta.of(thing, backbone)
 
 
 @dataclass(frozen=True)

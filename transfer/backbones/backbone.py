@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from transfer.backbones.encoding import Encoded, buckets, encode_texts
-from transfer.deltas.attached import Attached
+from transfer.deltas.attached import Attached, Attachment
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
-from transfer.errors import BackboneError, ConfigError, DataError, DeltaError
+from transfer.deltas.switching import Switch
+from transfer.errors import BackboneError, ConfigError, DataError
 from transfer.paths import without_folders
 
 Example = Mapping[str, Any]
@@ -229,24 +230,24 @@ class Backbone(nn.Module):
     @property
     def delta(self) -> Attached | None:
         """What is attached to the model now; the last of several."""
-        found = self._deltas()
+        found = [attached for attached in self._deltas() if isinstance(attached, Attached)]
         return found[-1] if found else None
 
-    def _deltas(self) -> list[Attached]:
+    def _deltas(self) -> list[Attachment]:
         """In the order they were attached. Read off the model, so that `LoRA().attach(backbone)` counts as well."""
-        return [child for child in self.model.children() if isinstance(child, Attached)]
+        return [child for child in self.model.children() if isinstance(child, Attachment)]
 
-    def attach(
-        self, delta: DeltaMethod | Delta | Attached, tensors: Mapping[str, Tensor] | None = None, seed: int = 0
-    ) -> Attached:
+    def attach(self, delta: Any, tensors: Mapping[str, Tensor] | None = None, seed: int = 0) -> Attached:
         """Attach a delta; it replaces what is attached now, unless it does not fit: then nothing changes.
 
         Args:
-            delta: A method (`LoRA()`), a `Delta`, or what was attached to this backbone before.
+            delta: A method (`LoRA()`), a `Delta`, a stored module, what holds a delta such as an `Initialization`, or
+                what was attached to this backbone before.
             tensors: Canonical name -> tensor; None takes those of `delta`, or for a method its start.
             seed: Of the start.
         Raises:
             DeltaError: the delta cannot go on this model, or the tensors do not fit.
+            FingerprintError: it says that it was made for another backbone.
         """
         before = self._deltas()
         self.detach()
@@ -266,13 +267,10 @@ class Backbone(nn.Module):
             if tensors is not None:
                 attached.load_state_dict(tensors)
             return attached
-        if isinstance(delta, Delta):
-            return delta.attach(self.model) if tensors is None else delta.method.attach(self.model, tensors)
         if isinstance(delta, DeltaMethod):
             return delta.attach(self.model, tensors, seed)
-        raise DeltaError(
-            f"a {type(delta).__name__} cannot be attached here", hint="a method such as LoRA(), or a Delta: both can"
-        )
+        found = Delta.of(delta, self)
+        return found.attach(self.model) if tensors is None else found.method.attach(self.model, tensors)
 
     def detach(self) -> None:
         """Take the delta off; the model answers as it did before."""
@@ -280,12 +278,16 @@ class Backbone(nn.Module):
             attached.detach()
 
     @contextlib.contextmanager
-    def use(
-        self, delta: DeltaMethod | Delta | Attached, tensors: Mapping[str, Tensor] | None = None
-    ) -> Iterator[Attached]:
-        """The backbone with `delta` attached inside the block, and as it was afterwards."""
+    def use(self, delta: Any, tensors: Mapping[str, Tensor] | None = None) -> Iterator[Attached]:
+        """The backbone with `delta` attached inside the block, and as it was afterwards; see `attach`."""
         with self.bare():
             yield self.attach(delta, tensors)
+
+    @contextlib.contextmanager
+    def switching(self) -> Iterator[Switch]:
+        """Go from delta to delta inside the block with `switch.to(delta)`; afterwards the backbone is as it was."""
+        with self.bare():
+            yield Switch(self)
 
     @contextlib.contextmanager
     def bare(self) -> Iterator[None]:

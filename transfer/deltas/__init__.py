@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transfer.deltas.lora import LoRA
     from transfer.deltas.method import DeltaMethod
     from transfer.deltas.prefix import Prefix
+    from transfer.deltas.switching import Switch
 
 METHODS = Registry(
     "method",
@@ -44,6 +45,7 @@ _FILES = {
     "DeltaMethod": "method",
     "LoRA": "lora",
     "Prefix": "prefix",
+    "Switch": "switching",
     "block_of": "blocks",
     "describe": "described",
     "block_indices": "blocks",
@@ -60,6 +62,7 @@ __all__ = [
     "DeltaMethod",
     "LoRA",
     "Prefix",
+    "Switch",
     "block_indices",
     "block_of",
     "describe",

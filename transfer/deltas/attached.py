@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -67,19 +67,16 @@ class Site(Part):
         return None
 
 
-class Attached(Part):
-    """A delta that sits on a host model, or sat there and can be put back.
+class Attachment(Part):
+    """What sits on a host model by hooks, or sat there and can be put back.
 
-    While attached it is a child of the host, so `host.parameters()`, `host.to()`, `copy.deepcopy(host)` and
-    pickling carry it along; the backbone is frozen, the delta trains. Several can be on one host, also at the
-    same place: the one attached first runs first, and they can be detached in any order.
+    While attached it is a child of the host, so `host.parameters()`, `host.to()`, `copy.deepcopy(host)` and pickling
+    carry it along; the backbone is frozen. Several can be on one host, also at the same place: the one attached first
+    runs first, and they can be detached in any order.
     """
 
-    def __init__(
-        self, host: nn.Module, method: DeltaMethod, sites: Sequence[Site], helpers: Sequence[Site] = ()
-    ) -> None:
+    def __init__(self, host: nn.Module, sites: Sequence[Site], helpers: Sequence[Site] = ()) -> None:
         super().__init__()
-        self.method = method
         self.sites = nn.ModuleList(sites)
         self.helpers = nn.ModuleList(helpers)
         self._handles: list[RemovableHandle] = []
@@ -90,31 +87,26 @@ class Attached(Part):
 
     @property
     def host(self) -> nn.Module:
-        """The model that the delta is, or was last, attached to."""
+        """The model that it is, or was last, attached to."""
         host: nn.Module = self.__dict__["_host"]
         return host
 
     @property
     def attached(self) -> bool:
-        """True while the delta acts on its host."""
+        """True while it acts on its host."""
         return self._name is not None
 
     @property
     def places(self) -> list[str]:
-        """Names of the host's modules that the delta acts on, in model order."""
+        """Names of the host's modules that it acts on, in model order."""
         return [site.place for site in self._sites()]
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of values in the stored delta."""
-        return sum(tensor.numel() for tensor in self.state_dict().values())
 
     def forward(self, x: Any) -> Any:
         """Nothing: a host that runs its children in order, as `nn.Sequential` does, runs past the delta among them."""
         return x
 
-    def attach(self) -> Attached:
-        """Put the delta on its host (again), with the tensors it has. Nothing happens if it is on already.
+    def attach(self) -> Self:
+        """Put it on its host (again), with the tensors it has. Nothing happens if it is on already.
 
         Raises:
             DeltaError: the host no longer has one of the places.
@@ -139,8 +131,8 @@ class Attached(Part):
         self.train(self.host.training)
         return self
 
-    def detach(self) -> Attached:
-        """Take the delta off: the host's outputs are bit-identical to those without it. It keeps its tensors."""
+    def detach(self) -> Self:
+        """Take it off: the host's outputs are bit-identical to those without it. It keeps its tensors."""
         if self._name is None:
             return self
         for handle in self._handles:
@@ -153,6 +145,45 @@ class Attached(Part):
         self._name = None
         self._unfreeze()
         return self
+
+    def _sites(self) -> list[Site]:
+        return [site for site in self.sites if isinstance(site, Site)]
+
+    def _all(self) -> list[Site]:
+        """Sites, then helpers: installed and uninstalled in this order."""
+        return [*self._sites(), *(helper for helper in self.helpers if isinstance(helper, Site))]
+
+    def _freeze(self) -> None:
+        backbone = dict(backbone_parameters(self.host))
+        others = [module for module in self.host.children() if isinstance(module, Attachment)]
+        # The first on a host remembers what was trainable; the others take the record over from it.
+        self._trainable_before = (
+            list(others[0]._trainable_before) if others else [n for n, p in backbone.items() if p.requires_grad]
+        )
+        for parameter in backbone.values():
+            parameter.requires_grad_(False)
+
+    def _unfreeze(self) -> None:
+        if any(isinstance(module, Attachment) for module in self.host.children()):
+            return
+        trainable = set(self._trainable_before)
+        for name, parameter in backbone_parameters(self.host):
+            parameter.requires_grad_(name in trainable)
+
+
+class Attached(Attachment):
+    """A delta on a host model: a method and the tensors it trains."""
+
+    def __init__(
+        self, host: nn.Module, method: DeltaMethod, sites: Sequence[Site], helpers: Sequence[Site] = ()
+    ) -> None:
+        super().__init__(host, sites, helpers)
+        self.method = method
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of values in the stored delta."""
+        return sum(tensor.numel() for tensor in self.state_dict().values())
 
     def merge(self) -> nn.Module:
         """Fold the delta into the host's parameters and take it off; the host then answers as it did with it on.
@@ -208,30 +239,6 @@ class Attached(Part):
 
     def extra_repr(self) -> str:
         return f"{self.method}, attached={self.attached}"
-
-    def _sites(self) -> list[Site]:
-        return [site for site in self.sites if isinstance(site, Site)]
-
-    def _all(self) -> list[Site]:
-        """Sites, then helpers: installed and uninstalled in this order."""
-        return [*self._sites(), *(helper for helper in self.helpers if isinstance(helper, Site))]
-
-    def _freeze(self) -> None:
-        backbone = dict(backbone_parameters(self.host))
-        others = [module for module in self.host.children() if isinstance(module, Attached)]
-        # The first delta on a host remembers what was trainable; the others take the record over from it.
-        self._trainable_before = (
-            list(others[0]._trainable_before) if others else [n for n, p in backbone.items() if p.requires_grad]
-        )
-        for parameter in backbone.values():
-            parameter.requires_grad_(False)
-
-    def _unfreeze(self) -> None:
-        if any(isinstance(module, Attached) for module in self.host.children()):
-            return
-        trainable = set(self._trainable_before)
-        for name, parameter in backbone_parameters(self.host):
-            parameter.requires_grad_(name in trainable)
 
 
 def backbone_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

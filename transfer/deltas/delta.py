@@ -12,6 +12,7 @@ from torch import nn
 from transfer.deltas import METHODS
 from transfer.deltas.attached import Attached
 from transfer.deltas.method import DeltaMethod
+from transfer.errors import DeltaError
 
 
 class _Card(Protocol):
@@ -44,6 +45,32 @@ class Delta:
     def __post_init__(self) -> None:
         if not self.settings:
             object.__setattr__(self, "settings", self.method.settings())
+
+    @classmethod
+    def of(cls, thing: Any, model: Any = None) -> Delta:
+        """The delta of whatever holds one: itself, a stored module, an `Initialization`, a `Finetuned`.
+
+        Args:
+            thing: What holds the delta.
+            model: A `Backbone` that the thing must have been made for, if it says what it was made for.
+        Raises:
+            FingerprintError: it was made for another backbone.
+            DeltaError: it holds no delta.
+        """
+        if isinstance(thing, Delta):
+            return thing
+        check_fits, fingerprint = getattr(thing, "check_fits", None), getattr(model, "fingerprint", None)
+        if check_fits is not None and fingerprint is not None:
+            check_fits(fingerprint, model.name)
+        held = getattr(thing, "delta", None)
+        if isinstance(held, Delta):
+            return held
+        if hasattr(thing, "card") and hasattr(thing, "tensors"):
+            return cls.from_module(thing)
+        raise DeltaError(
+            f"a {type(thing).__name__} holds no delta",
+            hint="a Delta, an Initialization, a Finetuned or a stored Module",
+        )
 
     @classmethod
     def from_module(cls, module: _Module) -> Delta:

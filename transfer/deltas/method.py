@@ -68,6 +68,10 @@ class DeltaMethod(ABC):
         """Sites without tensors that the method needs beside its places, such as a shift of positions."""
         return []
 
+    def direct(self) -> DeltaMethod:
+        """The method without what only training needs, such as a network that the stored tensors have been through."""
+        return self
+
     def places(self, model: nn.Module) -> list[str]:
         """Names of the modules that the method goes on, in model order.
 

@@ -7,7 +7,7 @@ Source: Li and Liang 2021, aclanthology.org/2021.acl-long.353, section 4.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -65,6 +65,9 @@ class Prefix(DeltaMethod):
             shift = bool(self._shifted(model))
             settings |= {"heads": heads, "head_width": head_width, "position_shift": shift}
         return settings
+
+    def direct(self) -> DeltaMethod:
+        return self if self.reparameterisation is None else replace(self, reparameterisation=None)
 
     def local_shapes(self, place: str, module: nn.Module) -> dict[str, tuple[int, ...]]:
         if not is_attention(module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -61,7 +60,7 @@ def tensor_gradients(
     batch_size: int = BATCH,
 ) -> dict[str, Tensor]:
     """Gradient of the mean loss by a delta's own tensors: canonical name -> gradient, fp32 on the CPU."""
-    with backbone.use(direct(method), tensors) as attached:
+    with backbone.use(method.direct(), tensors) as attached:
         total: dict[str, Tensor] = {}
         for part, _ in batch_gradients(backbone, attached, encoded, batch_size):
             for name, gradient in part.items():
@@ -86,13 +85,6 @@ def batch_gradients(
             },
             len(batch),
         )
-
-
-def direct(method: DeltaMethod) -> DeltaMethod:
-    """The method without what only training needs: an MLP that a prefix passes through is folded when stored."""
-    if getattr(method, "reparameterisation", None) is None:
-        return method
-    return dataclasses.replace(method, reparameterisation=None)  # type: ignore[call-arg]
 
 
 @contextlib.contextmanager

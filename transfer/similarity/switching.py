@@ -1,4 +1,4 @@
-"""Going through modules on one backbone: attached once, then only the tensors are exchanged."""
+"""Going through modules on one backbone: attached once, then only tensors are copied."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from transfer.backbones.backbone import Backbone
 from transfer.deltas import METHODS
+from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.progress import track
-from transfer.similarity.capture import direct
 from zoo import Module
 
 T = TypeVar("T")
@@ -38,8 +38,7 @@ def over_modules(
 ) -> list[T]:
     """Call `function(attached, module)` with each module's delta on the backbone; results in the order of `modules`.
 
-    Modules of equal settings share one attached delta, into which tensors are copied: a tenth of the time of
-    attaching anew.
+    Modules of equal settings come one after the other, so that they share what is attached (see `Switch`).
 
     Args:
         backbone: Left as it was found.
@@ -53,20 +52,10 @@ def over_modules(
         settings = json.dumps([module.card.method, module.card.settings], sort_keys=True)
         groups.setdefault(settings, []).append(index)
     results: dict[int, T] = {}
-    with track(description, len(modules)) as progress:
-        for indices in groups.values():
-            method = direct(method_of(modules[indices[0]]))
-            first = dict(_tensors(modules, tensors, indices[0]))
-            with backbone.use(method, first) as attached:
-                for index in indices:
-                    if index != indices[0]:
-                        attached.load_state_dict(dict(_tensors(modules, tensors, index)))
-                    results[index] = function(attached, modules[index])
-                    progress(len(results))
+    with track(description, len(modules)) as progress, backbone.switching() as switch:
+        for index in (index for indices in groups.values() for index in indices):
+            own = modules[index].tensors(dtype=torch.float32) if tensors is None else tensors[index]
+            attached = switch.to(Delta(method_of(modules[index]), dict(own)))
+            results[index] = function(attached, modules[index])
+            progress(len(results))
     return [results[index] for index in range(len(modules))]
-
-
-def _tensors(
-    modules: Sequence[Module], tensors: Sequence[Mapping[str, Tensor]] | None, index: int
-) -> Mapping[str, Tensor]:
-    return modules[index].tensors(dtype=torch.float32) if tensors is None else tensors[index]

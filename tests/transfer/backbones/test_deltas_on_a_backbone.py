@@ -113,7 +113,7 @@ def test_attach_replaces_and_a_delta_that_does_not_fit_changes_nothing(bert):
     before = bert.choice_logits(ROWS)
     with pytest.raises(DeltaError):
         bert.attach(LoRA(rank=2), second.state_dict())
-    with pytest.raises(DeltaError, match="str cannot be attached"):
+    with pytest.raises(DeltaError, match="a str holds no delta"):
         bert.attach("lora")
     assert bert.delta is second
     assert torch.equal(bert.choice_logits(ROWS), before)

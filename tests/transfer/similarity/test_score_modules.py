@@ -127,8 +127,8 @@ def test_switching_gives_each_module_the_outputs_it_has_when_attached_alone(meth
 def test_modules_of_equal_settings_are_attached_once(toys, monkeypatch):
     backbone = tiny.tiny_backbone("bert")
     modules = [*toys.modules(backbone, LoRA(), n=2), *toys.modules(backbone, LoRA(rank=2), n=2)]
-    attached, attach = [], backbone.attach
-    monkeypatch.setattr(backbone, "attach", lambda *a, **k: attached.append(1) or attach(*a, **k))
+    attached, attach = [], LoRA.attach
+    monkeypatch.setattr(LoRA, "attach", lambda *a, **k: attached.append(1) or attach(*a, **k))
     order = over_modules(backbone, [modules[0], modules[2], modules[1], modules[3]], lambda _, module: module.id)
     assert order == [modules[0].id, modules[2].id, modules[1].id, modules[3].id]
     assert len(attached) == 2
