@@ -60,6 +60,7 @@ class Run:
         self.train = self.target.encoded
         self.dev = backbone.encode(self.task.dev, self.task.fields)
         self.measured = {} if measured is None else measured
+        self.tunes: dict[tuple[str, int, float, int], Any] = {}
 
     def start(self, name: str) -> Mapping[str, Tensor]:
         """The tensors of a start."""
@@ -72,11 +73,20 @@ class Run:
         return merge(self.modules, weights).tensors
 
     def tuned(self, start: Mapping[str, Tensor], steps: int, rate: float, seed: int) -> Any:
-        """The last step of a tune, with its dev losses on the way."""
-        settings = TuneSettings(steps=steps, learning_rate=rate, seed=seed, eval_every=max(1, steps // 6))
-        return tune(
-            self.backbone, self.target.method, self.train, tensors=start, settings=settings, dev=self.dev, keep="last"
-        )
+        """The last step of a tune, with its dev losses on the way; one that chose the rate is not made again."""
+        key = digest(dict(start)), steps, rate, seed
+        if key not in self.tunes:
+            settings = TuneSettings(steps=steps, learning_rate=rate, seed=seed, eval_every=max(1, steps // 6))
+            self.tunes[key] = tune(
+                self.backbone,
+                self.target.method,
+                self.train,
+                tensors=start,
+                settings=settings,
+                dev=self.dev,
+                keep="last",
+            )
+        return self.tunes[key]
 
     def accuracy(self, tensors: Mapping[str, Tensor] | None) -> dict[str, float]:
         """Test metrics with these tensors, or of the bare backbone; starts that seeds share are measured once."""
