@@ -32,6 +32,8 @@ def settings_of(method: str) -> dict[str, Any]:
             "head_width": 4,
             "places": list(PLACES),
         }
+    if method == "soft-prompt":
+        return {"length": 3, "init": "random", "where": [], "places": ["embeddings.word_embeddings"]}
     if method == "bitfit":
         return {"where": ["attn.q"], "places": [f"{place}.query" for place in PLACES]}
     return {"places": list(PLACES)}
@@ -49,6 +51,7 @@ def shapes_of(method: str, settings: dict[str, Any]) -> dict[str, tuple[int, ...
         },
         "prefix": {"prefix_key": (3, WIDTH), "prefix_value": (3, WIDTH)},
         "bitfit": {"bitfit_bias": (WIDTH,)},
+        "soft-prompt": {"prompt_embeddings": (3, WIDTH)},
     }
     return {
         f"{place}.{name}": shape

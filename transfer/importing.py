@@ -64,8 +64,9 @@ def import_checkpoint(
             hint=f"transfer zoo add {shlex.quote(str(folder))} --backbone embedded",
         )
     places = [name for name, _ in backbone.model.named_modules() if name]
-    attention = METHODS.get("prefix")().places(backbone.model) if format_.needs_attention(folder) else None
-    checkpoint = format_.read(folder, places, attention, allow_pickle=allow_pickle)
+    nameless = format_.nameless(folder)
+    own_places = None if nameless is None else METHODS.get(nameless)().places(backbone.model)
+    checkpoint = format_.read(folder, places, own_places, allow_pickle=allow_pickle)
     method = METHODS.get(checkpoint.method).from_settings(checkpoint.settings)
     tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
     expected = method.shapes(backbone.model)

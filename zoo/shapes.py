@@ -46,8 +46,18 @@ def _bitfit(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
     return {"bitfit_bias": (WIDTH,)}
 
 
+def _soft_prompt(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
+    return {"prompt_embeddings": (settings["length"], WIDTH)}
+
+
 # method -> local names and shapes at a place. A method that is not here has its names checked, not its shapes.
-RULES: dict[str, Rule] = {"lora": _lora, "adapter": _adapter, "prefix": _prefix, "bitfit": _bitfit}
+RULES: dict[str, Rule] = {
+    "lora": _lora,
+    "adapter": _adapter,
+    "prefix": _prefix,
+    "bitfit": _bitfit,
+    "soft-prompt": _soft_prompt,
+}
 
 
 def expected_shapes(method: str, settings: Mapping[str, Any]) -> dict[str, Shape] | None:

@@ -84,7 +84,8 @@ class Seq2SeqBackbone(GenerativeBackbone):
         ids, mask = pad(rows, self.tokenizer.pad_token_id)
         batch = self.to_device({"input_ids": ids, "attention_mask": mask})
         with self.autocast():
-            return mean_pool(self._encoder_states(batch), batch["attention_mask"])
+            states = self._encoder_states(batch)[:, -ids.shape[1] :]  # a soft prompt has rows in front of the text's
+            return mean_pool(states, batch["attention_mask"])
 
     def generate(self, examples: Iterable[Example], fields: Sequence[str] = (), max_new_tokens: int = 64) -> list[str]:
         """See `Backbone.generate`."""

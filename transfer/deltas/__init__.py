@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transfer.deltas.lora import LoRA
     from transfer.deltas.method import DeltaMethod
     from transfer.deltas.prefix import Prefix
+    from transfer.deltas.soft_prompt import SoftPrompt
     from transfer.deltas.switching import Switch
 
 METHODS = Registry(
@@ -33,6 +34,7 @@ METHODS = Registry(
         "adapter": "transfer.deltas.adapter:Adapter",
         "prefix": "transfer.deltas.prefix:Prefix",
         "bitfit": "transfer.deltas.bitfit:BitFit",
+        "soft-prompt": "transfer.deltas.soft_prompt:SoftPrompt",
     },
 )
 
@@ -45,6 +47,7 @@ _FILES = {
     "DeltaMethod": "method",
     "LoRA": "lora",
     "Prefix": "prefix",
+    "SoftPrompt": "soft_prompt",
     "Switch": "switching",
     "block_of": "blocks",
     "describe": "described",
@@ -62,6 +65,7 @@ __all__ = [
     "DeltaMethod",
     "LoRA",
     "Prefix",
+    "SoftPrompt",
     "Switch",
     "block_indices",
     "block_of",

@@ -138,9 +138,7 @@ class DeltaMethod(ABC):
         start = {}
         for name, shape in self.shapes(model).items():
             tensor = torch.zeros(shape, dtype=torch.float32)
-            digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-            self.fill(self._local(name), tensor, generator)
+            self.fill(self._local(name), tensor, generator_for(seed, name))
             start[name] = tensor.half().float()
         return start
 
@@ -173,6 +171,12 @@ class DeltaMethod(ABC):
         return name[name.rindex(f".{self.prefix}") + 1 :]
 
     prefix: ClassVar[str]  # what all local tensor names of the method begin with, such as "lora_"
+
+
+def generator_for(seed: int, name: str) -> torch.Generator:
+    """A generator of a tensor's own, seeded by its canonical name."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def _names(names: Any, setting: str) -> tuple[str, ...]:

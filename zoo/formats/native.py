@@ -24,9 +24,9 @@ def is_here(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def needs_attention(folder: Path) -> bool:
-    """Never: all names are there."""
-    return False
+def nameless(folder: Path) -> str | None:
+    """None: all names are there."""
+    return None
 
 
 def fits(method: str, settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bool:

@@ -41,9 +41,9 @@ def is_here(folder: Path) -> bool:
     return "delta_type" in read_config(folder / CONFIG)
 
 
-def needs_attention(folder: Path) -> bool:
-    """True if `read` needs the attention modules of the backbone, which a prefix is named after in another way."""
-    return read_config(folder / CONFIG).get("delta_type") == "prefix"
+def nameless(folder: Path) -> str | None:
+    """ "prefix" for one: it is named after the attentions in another way, so that `read` needs them."""
+    return "prefix" if read_config(folder / CONFIG).get("delta_type") == "prefix" else None
 
 
 def fits(method: str, settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bool:

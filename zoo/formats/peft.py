@@ -1,4 +1,5 @@
-"""PEFT checkpoints: `adapter_config.json` and `adapter_model.safetensors`, written and read for LoRA and prefixes.
+"""PEFT checkpoints: `adapter_config.json` and `adapter_model.safetensors`, written and read for LoRA, prefixes and soft
+prompts.
 
 Formats as peft 0.21 has them (github.com/huggingface/peft, `peft/utils/save_and_load.py`). Keys and values of all
 prefixes are one tensor `prompt_embeddings` (length, layers * 2 * width): for each layer its key, then its value.
@@ -15,7 +16,7 @@ import torch
 
 from zoo.errors import FormatError
 from zoo.files import plain_file
-from zoo.formats import peft_lora, peft_prefix
+from zoo.formats import peft_lora, peft_prefix, peft_prompt
 from zoo.formats.checkpoint import Checkpoint
 from zoo.formats.layout import read_config
 from zoo.formats.peft_variants import refuse_type
@@ -25,8 +26,8 @@ from zoo.tensors import FileTensors, write_tensors
 CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 RESAVE = "model.save_pretrained(folder)"
 
-_PARTS = {"lora": peft_lora, "prefix": peft_prefix}
-_TYPES = {"LORA": peft_lora, "PREFIX_TUNING": peft_prefix}
+_PARTS = {"lora": peft_lora, "prefix": peft_prefix, "soft-prompt": peft_prompt}
+_TYPES = {"LORA": peft_lora, "PREFIX_TUNING": peft_prefix, "PROMPT_TUNING": peft_prompt}
 
 
 def is_here(folder: Path) -> bool:
@@ -34,9 +35,11 @@ def is_here(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def needs_attention(folder: Path) -> bool:
-    """True if `read` needs the attention modules of the backbone: a prefix's file has no names."""
-    return read_config(folder / CONFIG).get("peft_type") == "PREFIX_TUNING"
+def nameless(folder: Path) -> str | None:
+    """The method of a checkpoint whose file names no places, so that `read` needs those it goes on by default."""
+    return {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "soft-prompt"}.get(
+        str(read_config(folder / CONFIG).get("peft_type"))
+    )
 
 
 def fits(method: str, settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bool:
@@ -57,7 +60,7 @@ def write(
 
     Args:
         folder: Exists.
-        method: "lora" or "prefix".
+        method: "lora", "prefix" or "soft-prompt".
         settings: With places, in model order.
         tensors: Canonical name -> tensor, written in the dtype they have.
         backbone_name: `base_model_name_or_path` of the config.
@@ -92,11 +95,12 @@ def read(
         folder: With `adapter_config.json` and `adapter_model.safetensors`.
         places: Names of the modules of the backbone's inner model. With them the front of the checkpoint's names is
             fitted to the model; without them the prefixes of known task classes (`bert.`) are stripped.
-        attention_places: Its self-attention modules in model order; needed for a prefix, whose file has no names
-            (`places` is used if they are left out).
+        attention_places: For what has no names in its file (`places` is used if they are left out): the self-attention
+            modules in model order for a prefix, the input embeddings for a soft prompt.
         allow_pickle: Read `adapter_model.bin` where there is no safetensors file: tensors and nothing else.
     Raises:
-        FormatError: it is a pickle, a variant that is not a plain LoRA or prefix, or does not go with the places.
+        FormatError: it is a pickle, a variant that is not a plain LoRA, prefix or soft prompt, or does not go with
+            the places.
         TensorError: the tensors cannot be read.
     """
     config = read_config(folder / CONFIG)
@@ -104,7 +108,7 @@ def read(
     if part is None:
         raise refuse_type(folder, config.get("peft_type"), list(_TYPES))
     file = open_weights(folder, TENSORS, PICKLE, allow_pickle, RESAVE)
-    given = attention_places if part is peft_prefix and attention_places is not None else places
+    given = attention_places if part is not peft_lora and attention_places is not None else places
     return part.read(folder, config, file, given)
 
 

@@ -15,6 +15,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "adapter": {"bottleneck": 2, "places": ["a", "b"]},
     "prefix": {"length": 2, "heads": 2, "head_width": 2, "places": ["a", "b"]},
     "bitfit": {"places": ["a", "b"]},
+    "soft-prompt": {"length": 2, "places": ["a", "b"]},
 }
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "lora": {"lora_A": (2, 4), "lora_B": (3, 2)},
@@ -26,6 +27,7 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     },
     "prefix": {"prefix_key": (2, 4), "prefix_value": (2, 4)},
     "bitfit": {"bitfit_bias": (4,)},
+    "soft-prompt": {"prompt_embeddings": (2, 4)},
 }
 
 

@@ -13,7 +13,7 @@ from transfer.deltas import METHODS, LoRA
 from transfer.errors import ConfigError, DataError, DeltaError
 from transfer.training import TuneSettings, measure, tune
 
-RATES = {"lora": 1e-2, "adapter": 1e-2, "prefix": 1e-1}
+RATES = {"lora": 1e-2, "adapter": 1e-2, "prefix": 1e-1, "soft-prompt": 1e-1}
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,9 @@ def run(backbone, rows, method=None, seed=0, **settings):
 def test_tune_lowers_the_loss(arch, name):
     backbone = tiny.tiny_backbone(arch)
     train = backbone.encode(tiny.sentiment_rows(16))
-    before = backbone.loss(train).mean()
     method = METHODS.get(name)()
+    with backbone.use(method):  # from its start, which need not be the bare backbone
+        before = backbone.loss(train).mean()
     tuned = run(backbone, train, method, steps=12, learning_rate=RATES.get(name, 1e-2))
     with backbone.use(method, tuned.tensors):
         after = backbone.loss(train).mean()
