@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from transfer.deltas.addressing import find_places
 from transfer.deltas.attached import Site
 from transfer.deltas.common_structure import structure
 from transfer.deltas.method import DeltaMethod
-from transfer.deltas.modules import features, named_modules
+from transfer.deltas.modules import features, inner_model
 from transfer.errors import DeltaError
 
 # Without `attn.k`: a change of all keys by the same vector shifts all scores of a query alike, which softmax ignores,
@@ -58,13 +59,13 @@ class BitFit(DeltaMethod):
         if self.at is not None or self.where != BIASES:
             return super().places(model)
         common = structure(model)
-        chosen = {place for name in self.where for place in common.get(name, ())}
-        if not chosen:
+        known = [name for name in self.where if name in common]
+        if not known:
             raise DeltaError(
-                f"{type(model).__name__} has no attention or feed-forward part that is known as one",
+                f"{type(inner_model(model)).__name__} has no attention or feed-forward part that is known as one",
                 hint="name its layers by the ends of their names: BitFit(where=('fc1', 'fc2'))",
             )
-        return [place for place in named_modules(model) if place in chosen]
+        return find_places(model, known, self.exclude)
 
     def local_shapes(self, place: str, module: nn.Module) -> dict[str, tuple[int, ...]]:
         return {"bitfit_bias": (_bias_width(place, module),)}

@@ -52,6 +52,8 @@ class SoftPrompt(DeltaMethod):
             raise ConfigError(f"length must be at least 1, got {self.length}")
         if self.init not in INITS:
             raise ConfigError(f"no init named {self.init!r}", found=", ".join(INITS))
+        if self.exclude:
+            raise ConfigError("a soft prompt has one place, so there is nothing to leave out with exclude=")
 
     def places(self, model: nn.Module) -> list[str]:
         if self.at is not None or self.where:

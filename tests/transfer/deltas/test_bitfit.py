@@ -57,20 +57,23 @@ def test_a_change_is_that_of_the_parameter_it_stands_for(tiny_model, inputs_for,
 
 def test_it_stands_on_all_of_a_block_but_its_keys(tiny_model):
     places = {place.removeprefix("encoder.layer.0.") for place in BitFit().places(tiny_model("bert")) if ".0." in place}
-    assert {
+    assert places == {
         "attention.self.query",
         "attention.self.value",
         "attention.output.dense",
+        "attention.output.LayerNorm",
         "intermediate.dense",
         "output.dense",
-    } <= places
-    assert "attention.self.key" not in places
+        "output.LayerNorm",
+    }
 
 
 def test_cross_attention_takes_part_where_there_is_one(tiny_model):
     places = BitFit().places(tiny_model("t5"))
     assert "decoder.block.0.layer.1.EncDecAttention.v" in places
+    assert "decoder.block.0.layer.1.layer_norm" in places
     assert "decoder.block.0.layer.1.EncDecAttention.k" not in places
+    assert len(BitFit(exclude="decoder").places(tiny_model("t5"))) < len(places) / 2
 
 
 @pytest.mark.parametrize(

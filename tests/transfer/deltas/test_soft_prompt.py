@@ -360,7 +360,12 @@ def test_places_that_are_no_input_are_refused_by_name(tiny_model):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"), [({"length": 0}, "length must be at least 1"), ({"init": "text"}, "no init named 'text'")]
+    ("wrong", "said"),
+    [
+        ({"length": 0}, "length must be at least 1"),
+        ({"init": "text"}, "no init named 'text'"),
+        ({"exclude": "decoder"}, "nothing to leave out"),
+    ],
 )
 def test_settings_outside_their_range_are_refused(wrong, said):
     with pytest.raises(ConfigError, match=said):
