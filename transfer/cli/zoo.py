@@ -202,25 +202,61 @@ def rm(
         output.say(f"removed {module}")
 
 
-@app.command("export", epilog="Example:  transfer zoo export trec-lora-1a2b3c4d ./trec-lora")
+@app.command(
+    "export",
+    epilog="""Examples:
+  transfer zoo export trec-lora-1a2b3c4d ./trec-lora
+  transfer zoo export trec-lora-1a2b3c4d --merged --to ./trec-model""",
+)
 def export(
     module: ModuleId,
-    folder: Annotated[Path, typer.Argument(help="To write to; must not be there yet.")],
+    folder: Annotated[Path | None, typer.Argument(help="To write to; must not be there yet.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="The same, as an option.")] = None,
     signature: Annotated[
         bool,
         typer.Option("--signature/--no-signature", help="With the embeddings of examples, which tell of the data."),
     ] = True,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Write a plain model: the backbone with the module in its weights.")
+    ] = False,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", "-b", help="With --merged: what to merge into; else as on the card.")
+    ] = None,
+    kind: options.Kind = "auto",
+    force: options.Force = False,
     zoo: options.ZooFolder = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Copy a module out: `peft.PeftModel.from_pretrained` reads the folder of a LoRA or prefix."""
+    """Copy a module out: `peft.PeftModel.from_pretrained` reads the folder of a LoRA, prefix or soft prompt.
+
+    With --merged a whole model is written, with its tokenizer, that `transformers` loads by itself. LoRA and BitFit
+    modules can be merged.
+    """
+    from transfer.errors import ConfigError
+
     output = Output(quiet=quiet)
+    target = folder if to is None else to
+    if target is None or (folder is not None and to is not None):
+        raise ConfigError(
+            "export needs one folder to write to", hint=f"transfer zoo export {shlex.quote(module)} --to FOLDER"
+        )
     owner = next((part for part in options.zoos(zoo) if module in part), None)
     if owner is None:
         options.open_zoo(zoo).get(module)  # raises, and proposes the closest id of all
+    elif merged:
+        from transfer.exporting import export_merged
+
+        found = owner.get(module)
+        known = found.card.provenance.get("kind")
+        kind = known if kind == "auto" and isinstance(known, str) else kind
+        with output.working():
+            loaded = options.read_backbone(backbone or found.card.backbone, kind, "fp32", 128)
+            export_merged(found, target, loaded, force)
+    elif backbone is not None:
+        raise ConfigError("--backbone goes with --merged", hint="leave it out: a module alone needs no backbone")
     else:
-        owner.export(module, folder, signature=signature)
-    output.say(f"wrote {folder}")
+        owner.export(module, target, signature=signature)
+    output.say(f"wrote {target}")
 
 
 def _unreadable(folder: Path | None) -> int:

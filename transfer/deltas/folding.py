@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
@@ -11,44 +9,56 @@ from transfer.deltas.attached import Attached, Site
 from transfer.deltas.modules import named_modules
 from transfer.errors import DeltaError
 
-Change = tuple[nn.Module, str, torch.Tensor]  # module, local name of its parameter, what is added to it
-
 
 @torch.no_grad()
 def fold(attached: Attached) -> nn.Module:
     """See `Attached.merge`."""
-    if not attached.attached:
-        raise DeltaError("this delta is on no model that it could be merged into", hint="attached.attach() first")
-    changes = list(_changes(attached))  # all of them are known before the first parameter is touched
+    values = merged_values(attached)  # all of them are known before the first parameter is touched
     attached.detach()
-    for module, name, change in changes:
-        old = module._parameters.get(name)
+    for name, value in values.items():
+        place, _, local = name.rpartition(".")
+        module = attached.host.get_submodule(place)
+        old = module._parameters.get(local)
         if old is None:
             weight: torch.Tensor = module.weight  # type: ignore[assignment]
-            new = nn.Parameter(change.to(weight), requires_grad=weight.requires_grad)
-            module.register_parameter(name, new)
+            module.register_parameter(local, nn.Parameter(value, requires_grad=weight.requires_grad))
         else:
-            wide = torch.promote_types(old.dtype, torch.float32)
-            old.copy_(old.to(wide) + change.to(old.device, wide))
+            old.copy_(value)
     return attached.host
 
 
-def _changes(attached: Attached) -> Iterator[Change]:
+@torch.no_grad()
+def merged_values(attached: Attached) -> dict[str, torch.Tensor]:
+    """Name of every parameter that the delta changes -> its value with the delta folded in, in its own dtype.
+
+    The host stays as it is. A bias that is not there yet is among them too.
+
+    Raises:
+        DeltaError: as `Attached.merge`.
+    """
+    if not attached.attached:
+        raise DeltaError("this delta is on no model that it could be merged into", hint="attached.attach() first")
     modules, owners = named_modules(attached.host), _owners(attached.host)
-    method = attached.method.method
+    method, values = attached.method.method, {}
     for site in attached.sites:
         assert isinstance(site, Site)
         module = modules[site.place]
         changes = site.changes(module)
         if changes is None:
             raise DeltaError(
-                f"a {method} delta cannot be merged into the backbone: it is no change of the parameters there",
+                f"method {method!r} cannot be merged into the backbone: it is no change of the parameters there",
                 found=f"a {type(site).__name__} at {site.place!r}",
                 hint="keep it attached; LoRA() and BitFit() can be merged",
             )
         for name, change in changes.items():
             _check(method, site.place, module, name, change, owners)
-            yield module, name, change
+            old = module._parameters.get(name)
+            if old is None:
+                values[f"{site.place}.{name}"] = change.detach().clone().to(module.weight)  # type: ignore[arg-type]
+                continue
+            wide = torch.promote_types(old.dtype, torch.float32)
+            values[f"{site.place}.{name}"] = (old.to(wide) + change.to(old.device, wide)).to(old.dtype)
+    return values
 
 
 def _check(

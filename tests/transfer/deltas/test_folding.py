@@ -89,7 +89,7 @@ def test_what_else_is_attached_stays_on(tiny_model, inputs_for, outputs, disturb
 def test_other_methods_are_refused_by_name(name, tiny_model):
     model = tiny_model("bert")
     attached = METHODS.get(name)().attach(model)
-    with pytest.raises(DeltaError, match=f"a {name} delta cannot be merged into the backbone"):
+    with pytest.raises(DeltaError, match=f"method {name!r} cannot be merged into the backbone"):
         attached.merge()
     assert attached.attached
 
