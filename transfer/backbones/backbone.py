@@ -277,6 +277,26 @@ class Backbone(nn.Module):
         for attached in reversed(self._deltas()):
             attached.detach()
 
+    def merge(self) -> None:
+        """Fold what is attached into the model's parameters; from then on it is another backbone, by its fingerprint.
+
+        Raises:
+            BackboneError: nothing is attached.
+            DeltaError: a delta is no change of parameters; nothing has been changed then.
+        """
+        from transfer.backbones.fingerprints import fingerprint
+        from transfer.deltas.folding import merged_values
+
+        deltas = self._deltas()
+        if not deltas:
+            raise BackboneError("no delta is attached that could be merged", hint="backbone.attach(delta)")
+        for attached in deltas:
+            merged_values(attached)  # refuses before the first is folded in
+        for attached in deltas:
+            attached.merge()
+        self.model.requires_grad_(False)
+        self.fingerprint = fingerprint(self.model, self.tokenizer)
+
     @contextlib.contextmanager
     def use(self, delta: Any, tensors: Mapping[str, Tensor] | None = None) -> Iterator[Attached]:
         """The backbone with `delta` attached inside the block, and as it was afterwards; see `attach`."""

@@ -151,3 +151,27 @@ def test_state_dict_holds_the_delta_alone(bert):
     assert all((value == 1).all() for value in kept.state_dict().values())
     with pytest.raises(DeltaError):
         bert.load_state_dict(dict(list(tensors.items())[:-1]), strict=False)
+
+
+def test_a_merged_backbone_is_another_one(bert):
+    before = bert.fingerprint
+    with pytest.raises(BackboneError, match="no delta is attached that could be merged"):
+        bert.merge()
+    bert.attach(LoRA(), moved(bert, LoRA()))
+    scored = bert.choice_logits(ROWS)
+    bert.merge()
+    assert bert.delta is None
+    assert bert.fingerprint not in (before, "")
+    assert torch.allclose(bert.choice_logits(ROWS), scored, atol=1e-3)
+    assert not any(parameter.requires_grad for parameter in bert.parameters())
+
+
+def test_what_cannot_be_merged_leaves_the_backbone_as_it_is(bert):
+    before, weights = bert.fingerprint, {n: p.clone() for n, p in bert.model.named_parameters()}
+    LoRA().attach(bert.model, moved(bert, LoRA()))
+    METHODS.get("adapter")().attach(bert.model)
+    with pytest.raises(DeltaError, match="method 'adapter' cannot be merged"):
+        bert.merge()
+    bert.detach()
+    assert bert.fingerprint == before
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in bert.model.named_parameters())
