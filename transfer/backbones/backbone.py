@@ -287,9 +287,13 @@ class Backbone(nn.Module):
         from transfer.backbones.fingerprints import fingerprint
         from transfer.deltas.folding import merged_values
 
-        deltas = self._deltas()
-        if not deltas:
-            raise BackboneError("no delta is attached that could be merged", hint="backbone.attach(delta)")
+        deltas = [attached for attached in self._deltas() if isinstance(attached, Attached)]
+        if not deltas or len(deltas) < len(self._deltas()):
+            raise BackboneError(
+                "no delta is attached that could be merged",
+                found="one that differs by row" if self._deltas() else None,
+                hint="backbone.attach(delta)",
+            )
         for attached in deltas:
             merged_values(attached)  # refuses before the first is folded in
         for attached in deltas:

@@ -11,6 +11,7 @@ import torch
 
 from zoo.errors import FormatError
 from zoo.formats.checkpoint import Checkpoint
+from zoo.formats.layout import count
 from zoo.formats.peft_names import TASK_TYPES, task_type
 from zoo.shapes import places_of
 from zoo.tensors import FileTensors, RenamedTensors
@@ -54,16 +55,15 @@ def from_file(settings: Mapping[str, Any], file: FileTensors) -> Mapping[str, to
 
 def read(folder: Path, config: Mapping[str, Any], file: FileTensors, places: Sequence[str] | None) -> Checkpoint:
     """Read anyone's soft prompt onto `places`, the name of the input embeddings of the encoder or of the model."""
-    length, submodules = config.get("num_virtual_tokens"), config.get("num_transformer_submodules")
     if TENSOR not in file:
         raise FormatError(f"{folder} has no {TENSOR} in it", found=", ".join(list(file)[:3]))
+    length, submodules = count(folder, config, "num_virtual_tokens"), config.get("num_transformer_submodules")
     shape = file.shapes()[TENSOR]
     # A prompt that PEFT made for encoder and decoder has as many vectors again, which it never reads.
-    known = isinstance(length, int) and length > 0 and submodules in (None, 1, 2)
-    if not known or len(shape) != 2 or shape[0] not in (length, length * (submodules or 2)):
+    if len(shape) != 2 or submodules not in (None, 1, 2) or shape[0] not in (length, length * (submodules or 2)):
         raise FormatError(
             f"the soft prompt in {folder} has the shape {shape}",
-            found=f"its config says {length!r} vectors, for {submodules!r} parts of the model",
+            found=f"its config says {length} vectors, for {submodules!r} parts of the model",
         )
     if places is None or len(places) != 1:
         raise FormatError(

@@ -64,7 +64,7 @@ def test_the_half_that_peft_never_reads_is_left_out(tmp_path):
         ({"other": torch.ones(3, 16)}, {}, [PLACE], "no prompt_embeddings"),
         ({"prompt_embeddings": torch.ones(4, 16)}, {}, [PLACE], "shape"),
         ({"prompt_embeddings": torch.ones(3, 4, 4)}, {}, [PLACE], "shape"),
-        (None, {"num_virtual_tokens": "3"}, [PLACE], "shape"),
+        (None, {"num_virtual_tokens": "3"}, [PLACE], "not a count"),
         (None, {"num_transformer_submodules": "many"}, [PLACE], "parts of the model"),
         (None, {}, None, "does not say where it goes"),
         (None, {}, [PLACE, "other"], "does not say where it goes"),
