@@ -92,10 +92,11 @@ def split_names(text: str | None) -> list[str] | None:
 
 
 def zoos(folder: Path | None) -> list[Zoo]:
-    """The user's zoo and the starter zoo."""
+    """The user's zoo and the starter zoo, once if they are the same."""
     from zoo import Zoo
 
-    return [Zoo(folder) if folder is not None else Zoo.default(), Zoo.starter()]
+    own, starter = Zoo(folder) if folder is not None else Zoo.default(), Zoo.starter()
+    return [own] if own.path.resolve() == starter.path.resolve() else [own, starter]
 
 
 def open_zoo(folder: Path | None) -> ZooView:

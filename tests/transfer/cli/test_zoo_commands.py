@@ -7,6 +7,7 @@ import json
 import pytest
 from zoo_toys import module_of
 
+from transfer.cli.options import zoos
 from zoo import Zoo
 from zoo.writing import save_module
 
@@ -66,6 +67,12 @@ def test_folders_that_cannot_be_read_are_told(transfer, own):
     assert ran.code == 1
     checked = 3 + len(Zoo.starter())
     assert f"{checked} modules checked, 2 of them cannot be read; 2 problems" in ran.out
+
+
+def test_the_starter_zoo_given_as_ones_own_is_read_once(transfer):
+    listed = json.loads(transfer("zoo", "ls", "--json", "--zoo", str(Zoo.starter().path)).out)
+    assert len(zoos(Zoo.starter().path)) == 1
+    assert len(listed) == len(Zoo.starter())
 
 
 def test_all_is_well(transfer, own):
