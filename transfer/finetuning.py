@@ -15,7 +15,7 @@ from transfer.backbones.backbone import Backbone
 from transfer.deltas import METHODS
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
-from transfer.errors import ConfigError, DeltaError
+from transfer.errors import ConfigError
 from transfer.evaluation import Evaluation, evaluate
 from transfer.tasks import Task
 from transfer.training.settings import TuneSettings
@@ -139,16 +139,13 @@ def _starting_point(
     start: Any, method: str | DeltaMethod, backbone: Backbone, zoo: Any
 ) -> tuple[Delta, str, Mapping[str, Tensor] | None]:
     """The delta that training starts from, its name, and the shared start where it is known."""
-    from transfer.resolving import as_delta
     from transfer.starts import shared_start
 
     if start is None:
         chosen = METHODS.get(method)() if isinstance(method, str) else method
         tensors, _ = shared_start(backbone, chosen, zoo)
         return Delta(chosen, dict(tensors), chosen.settings(backbone.model)), "scratch", tensors
-    delta = as_delta(start, backbone)
-    if delta is None:
-        raise DeltaError("there is no start to train from", hint="start=None trains from scratch")
+    delta = Delta.of(start, backbone)
     named = getattr(start, "id", None) or getattr(start, "name", None) or "a given start"
     return delta, str(named), _start_behind(start, zoo)
 

@@ -16,7 +16,7 @@ from zoo.errors import TensorError
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_HEADER = 16 << 20  # bytes of a safetensors header; that of a hundred thousand tensors has about 12 MB
+MAX_HEADER = 16 << 20  # bytes of names and shapes in a file; those of a hundred thousand tensors are about 12 MB
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 

@@ -294,8 +294,8 @@ class Backbone(nn.Module):
                 found="one that differs by row" if self._deltas() else None,
                 hint="backbone.attach(delta)",
             )
-        for attached in deltas:
-            merged_values(attached)  # refuses before the first is folded in
+        for attached in deltas[1:]:
+            merged_values(attached)  # refuses before the first is folded in, which refuses by itself
         for attached in deltas:
             attached.merge()
         self.model.requires_grad_(False)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
 from torch.utils.hooks import RemovableHandle
 
+from transfer.deltas.dotted import joined
 from transfer.deltas.modules import Part, device_of, named_modules
 from transfer.errors import DeltaError
 
@@ -245,7 +246,7 @@ def backbone_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Name and parameter of everything in `model` that is no delta's."""
     for name, module in named_modules(model).items():
         for local, parameter in module.named_parameters(recurse=False):
-            yield (f"{name}.{local}" if name else local), parameter
+            yield joined(name, local), parameter
 
 
 def own_precision(x: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:

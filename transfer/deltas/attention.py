@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
+from transfer.deltas.dotted import joined
 from transfer.deltas.modules import features
 from transfer.errors import DeltaError
 
@@ -14,6 +17,7 @@ FUSED = ("c_attn", "query_key_value", "qkv", "qkv_proj", "Wqkv")
 PROJECTION = ("o", "out_proj", "o_proj", "c_proj", "out_lin", "dense", "wo", "Wo", "to_out")
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 HEAD_WIDTH = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "dim_per_head", "d_kv")
+CROSS = re.compile(r"cross|encdec|encoder_attn", re.IGNORECASE)  # in the name of what looks at an encoder
 NEIGHBOUR_PROJECTION = "output.dense"  # BERT's family keeps the output projection beside `self`
 
 
@@ -34,11 +38,11 @@ def projections(name: str, modules: dict[str, nn.Module]) -> dict[str, str]:
     for part, names in (("q", QUERY), ("k", KEY), ("v", VALUE)):
         child = _child(attention, names) or fused
         if child:
-            parts[part] = _join(name, child)
+            parts[part] = joined(name, child)
     own = _child(attention, PROJECTION)
-    neighbour = _join(name.rpartition(".")[0], NEIGHBOUR_PROJECTION)
+    neighbour = joined(name.rpartition(".")[0], NEIGHBOUR_PROJECTION)
     if own:
-        parts["proj"] = _join(name, own)
+        parts["proj"] = joined(name, own)
     elif neighbour in modules and features(modules[neighbour]) is not None:
         parts["proj"] = neighbour
     return parts
@@ -84,7 +88,3 @@ def _first(module: nn.Module, config: object, names: tuple[str, ...]) -> int | N
             if isinstance(value, int):
                 return value
     return None
-
-
-def _join(name: str, child: str) -> str:
-    return f"{name}.{child}" if name else child

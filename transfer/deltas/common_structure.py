@@ -8,13 +8,12 @@ feed-forward part, whose last layer is `ff.w2`. What the rules miss is described
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
 
-from transfer.deltas.attention import head_sizes, is_attention, projections
+from transfer.deltas.attention import CROSS, head_sizes, is_attention, projections
 from transfer.deltas.described import description_of, resolve
 from transfer.deltas.dotted import fronts, shared_parts
 from transfer.deltas.modules import features, named_modules
@@ -36,7 +35,6 @@ ORDER = (
     *("ff.w1", "ff.w2", "ff.norm"),
     "head",
 )
-_CROSS = re.compile(r"cross|encdec|encoder_attn", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ def _is_causal(attention: str, modules: dict[str, nn.Module]) -> bool | None:
 
 
 def _attention(name: str, block: str, layers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    kind = "crossattn" if _CROSS.search(name.removeprefix(block)) else "attn"
+    kind = "crossattn" if CROSS.search(name.removeprefix(block)) else "attn"
     yield kind, name
     for part, place in layers.items():
         yield f"{kind}.{part}", place

@@ -15,6 +15,15 @@ def fronts(name: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
 
 
+def joined(front: str, name: str) -> str:
+    """The name of what is called `name` inside `front`; the root has no name.
+
+    >>> joined("encoder.layer", "0"), joined("", "encoder")
+    ('encoder.layer.0', 'encoder')
+    """
+    return f"{front}.{name}" if front else name
+
+
 def shared_parts(names: Iterable[str]) -> int:
     """How many parts all the names begin with.
 

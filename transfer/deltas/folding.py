@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from transfer.deltas.attached import Attached, Site
+from transfer.deltas.dotted import joined
 from transfer.deltas.modules import named_modules
 from transfer.errors import DeltaError
 
@@ -95,5 +96,5 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
     for place, module in named_modules(model).items():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                owners.setdefault(id(parameter), []).append(f"{place}.{name}" if place else name)
+                owners.setdefault(id(parameter), []).append(joined(place, name))
     return owners

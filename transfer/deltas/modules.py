@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from transfer.deltas.dotted import joined
 from transfer.errors import DeltaError
 
 
@@ -33,7 +34,7 @@ def _collect(module: nn.Module, name: str, found: dict[str, nn.Module], seen: se
     seen.add(id(module))
     found[name] = module
     for child_name, child in module.named_children():
-        _collect(child, f"{name}.{child_name}" if name else child_name, found, seen)
+        _collect(child, joined(name, child_name), found, seen)
 
 
 def is_conv1d(module: nn.Module) -> bool:

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from transfer.deltas.attention import CROSS
+
 BARE = ("LayerNorm", "layer_norm", "layernorm", "norm", "ln")  # what a sub-layer calls its own
 
 # What a name says by itself. Llama's `post_attention_layernorm` stands before the feed-forward part, Gemma 2's behind
 # the attention, so "attention" says nothing; places in order do.
 _CUES = (
-    ("crossattn", re.compile(r"cross|encdec|encoder_attn", re.IGNORECASE)),
+    ("crossattn", CROSS),
     ("ff", re.compile(r"mlp|ff|feed_?forward", re.IGNORECASE)),
     ("attn", re.compile(r"attn|^sa_", re.IGNORECASE)),
 )

@@ -11,14 +11,14 @@ from torch import nn
 from torch.nn import functional
 
 from transfer.deltas.attached import Site
+from transfer.deltas.queues import join_queue, leave_queue, queue_of
 
 SITES = "_prefix_sites"  # attribute of an attention module
 
 
 def sites_of(module: nn.Module) -> list[PrefixSite]:
     """The prefixes at an attention module, in the order they were attached; the first stands in front."""
-    sites: list[PrefixSite] = module.__dict__.get(SITES, [])
-    return sites
+    return queue_of(module, SITES)
 
 
 class PrefixSite(Site):
@@ -49,14 +49,10 @@ class PrefixSite(Site):
 
     def register(self, module: nn.Module) -> None:
         """Put this site last in the module's list of prefixes."""
-        module.__dict__.setdefault(SITES, []).append(self)
+        join_queue(module, SITES, self)
 
     def uninstall(self, module: nn.Module) -> None:
-        left = [site for site in sites_of(module) if site is not self]
-        if left:
-            module.__dict__[SITES] = left
-        else:
-            module.__dict__.pop(SITES, None)
+        leave_queue(module, SITES, self)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"prefix_key": self._folded("prefix_key"), "prefix_value": self._folded("prefix_value")}

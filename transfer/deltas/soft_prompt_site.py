@@ -15,6 +15,7 @@ from transfer.deltas.attached import Site
 from transfer.deltas.input_stack import argument_names, embed, reader_of
 from transfer.deltas.modules import named_modules
 from transfer.deltas.prefix_positions import LEARNED
+from transfer.deltas.queues import join_queue, leave_queue, queue_of
 from transfer.errors import DeltaError
 
 PROMPTS = "_soft_prompts"  # attribute of a stack
@@ -53,7 +54,7 @@ class SoftPromptSite(Site):
 
     def install(self, module: nn.Module) -> list[RemovableHandle]:
         stack, reader = self.__dict__["_stack"], self.__dict__["_reader"]
-        stack.__dict__.setdefault(PROMPTS, []).append(self)
+        join_queue(stack, PROMPTS, self)
         handles = [stack.register_forward_pre_hook(self.insert, with_kwargs=True)]
         if reader is not None:
             # The rows stay in the encoder's output, which the decoder reads, be it handed over by the model or by hand.
@@ -65,12 +66,7 @@ class SoftPromptSite(Site):
         return handles
 
     def uninstall(self, module: nn.Module) -> None:
-        stack = self.__dict__["_stack"]
-        left = [site for site in stack.__dict__.get(PROMPTS, []) if site is not self]
-        if left:
-            stack.__dict__[PROMPTS] = left
-        else:
-            stack.__dict__.pop(PROMPTS, None)
+        leave_queue(self.__dict__["_stack"], PROMPTS, self)
 
     def insert(self, module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> tuple[Any, Any] | None:
         """Pre-hook of the stack: the vectors, and room for them in masks, positions and token types.
@@ -126,8 +122,11 @@ class SoftPromptSite(Site):
         given["encoder_attention_mask"] = self._padded(mask)
         return (), given
 
+    def _prompts(self) -> list[SoftPromptSite]:
+        return queue_of(self.__dict__["_stack"], PROMPTS)
+
     def _earlier(self) -> list[SoftPromptSite]:
-        prompts: list[SoftPromptSite] = self.__dict__["_stack"].__dict__[PROMPTS]
+        prompts = self._prompts()
         return prompts[: prompts.index(self)]
 
     def _with_rows(self, text: torch.Tensor, before: int) -> torch.Tensor:
@@ -170,8 +169,7 @@ class SoftPromptSite(Site):
         text = given["inputs_embeds"] if text is None else text
         if not isinstance(mask, torch.Tensor) or mask.dim() != 2:
             return
-        prompts: list[SoftPromptSite] = self.__dict__["_stack"].__dict__[PROMPTS]
-        coming = sum(site.length for site in prompts) - before
+        coming = sum(site.length for site in self._prompts()) - before
         if mask.shape[1] + coming != cached + text.shape[1]:
             raise DeltaError(
                 f"the cache was not filled with the soft prompt at {self.place!r} attached, or was cropped since",

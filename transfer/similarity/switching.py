@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -38,7 +37,7 @@ def over_modules(
 ) -> list[T]:
     """Call `function(attached, module)` with each module's delta on the backbone; results in the order of `modules`.
 
-    Modules of equal settings come one after the other, so that they share what is attached (see `Switch`).
+    Modules of equal settings share what is attached (see `Switch`).
 
     Args:
         backbone: Left as it was found.
@@ -47,15 +46,10 @@ def over_modules(
         tensors: For each module what to attach in place of its own tensors.
         description: Of the progress bar.
     """
-    groups: dict[str, list[int]] = {}
-    for index, module in enumerate(modules):
-        settings = json.dumps([module.card.method, module.card.settings], sort_keys=True)
-        groups.setdefault(settings, []).append(index)
-    results: dict[int, T] = {}
+    results = []
     with track(description, len(modules)) as progress, backbone.switching() as switch:
-        for index in (index for indices in groups.values() for index in indices):
-            own = modules[index].tensors(dtype=torch.float32) if tensors is None else tensors[index]
-            attached = switch.to(Delta(method_of(modules[index]), dict(own)))
-            results[index] = function(attached, modules[index])
+        for index, module in enumerate(modules):
+            own = module.tensors(dtype=torch.float32) if tensors is None else tensors[index]
+            results.append(function(switch.to(Delta(method_of(module), dict(own))), module))
             progress(len(results))
-    return [results[index] for index in range(len(modules))]
+    return results

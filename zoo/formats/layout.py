@@ -14,6 +14,8 @@ from zoo.errors import CardError, FormatError
 from zoo.files import plain_file
 from zoo.tensors import FileTensors, RenamedTensors
 
+HEADS = ("classifier", "score", "qa_outputs", "pooler")  # no answer passes them, whichever backbone it is
+
 Parts = dict[str, dict[str, str]]  # place -> local name of ours -> name in the file
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from zoo.card import read_json
-from zoo.errors import CardError, FormatError
+from zoo.errors import FormatError
 from zoo.files import plain_file
 from zoo.formats.checkpoint import Checkpoint
+from zoo.formats.layout import read_config
 from zoo.tensors import FileTensors, write_tensors
 
 CONFIG, TENSORS = "delta_config.json", "delta.safetensors"
@@ -69,10 +69,7 @@ def read(
         FormatError: the files are not those of this format.
         TensorError: the tensors cannot be read.
     """
-    try:
-        config = read_json(plain_file(folder / CONFIG).read_text(encoding="utf-8"))
-    except (CardError, UnicodeDecodeError, FileNotFoundError) as error:
-        raise FormatError(f"{folder / CONFIG} cannot be read", found=str(error)) from None
+    config = read_config(folder / CONFIG)
     method, settings, version = config.get("method"), config.get("settings"), config.get("version")
     if version != VERSION:
         raise FormatError(f"{folder / CONFIG} has version {version!r}", found=f"this version reads {VERSION}")

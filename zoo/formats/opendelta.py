@@ -77,7 +77,7 @@ def write(
     reason = why_not(method, settings)
     if reason is not None:
         raise FormatError(
-            f"this {method} module cannot be an OpenDelta checkpoint", found=reason, hint="--format native holds any"
+            f"this {method} module cannot be an OpenDelta checkpoint", found=reason, hint="zoo.formats.native holds any"
         )
     part = _PARTS[method]
     config = {

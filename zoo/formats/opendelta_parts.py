@@ -12,6 +12,7 @@ import torch
 from zoo.errors import FormatError
 from zoo.formats.checkpoint import Checkpoint
 from zoo.formats.layout import (
+    HEADS,
     Parts,
     check_whole,
     common,
@@ -28,7 +29,6 @@ from zoo.formats.peft_names import fit_places
 from zoo.shapes import places_of
 from zoo.tensors import FileTensors
 
-HEADS = ("classifier", "score", "qa_outputs", "pooler", "lm_head", "cls")
 # Ours -> OpenDelta's, where the names differ; the rest are named alike.
 ACTIVATIONS = {"gelu": "gelu_orig", "silu": "swish"}
 KNOWN = ("gelu", "gelu_new", "relu", "silu", "swish", "tanh")
@@ -158,7 +158,7 @@ class Adapter(Part):
 
 def heads(folder: Path, names: Sequence[str], what: str) -> list[str]:
     """Names of the tensors of heads that were trained along; FormatError if one is something else."""
-    odd = [name for name in names if not set(HEADS) & set(name.split("."))]
+    odd = [name for name in names if not {*HEADS, "lm_head", "cls"} & set(name.split("."))]
     if odd:
         raise FormatError(
             f"{folder} has a tensor that is no part of the {what}",

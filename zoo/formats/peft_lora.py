@@ -13,14 +13,13 @@ import torch
 
 from zoo.errors import FormatError
 from zoo.formats.checkpoint import Checkpoint
-from zoo.formats.layout import count, left_out, lora_rank, lora_settings, number, renamed, strings
+from zoo.formats.layout import HEADS, count, left_out, lora_rank, lora_settings, number, renamed, strings
 from zoo.formats.peft_names import Front, fit_places, task_type
 from zoo.formats.peft_variants import refuse_variants, refuse_whole_modules
 from zoo.shapes import places_of
 from zoo.tensors import FileTensors, RenamedTensors
 
 FRONT = "base_model.model."
-HEADS = ("classifier", "score", "qa_outputs", "pooler")  # no answer passes them, whichever backbone it is
 
 
 def why_not(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str | None:

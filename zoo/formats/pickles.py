@@ -17,9 +17,7 @@ import torch
 
 from zoo.errors import FormatError, TensorError
 from zoo.files import plain_file
-from zoo.tensors import FileTensors, check_value
-
-MAX_INDEX = 16 << 20  # bytes of names and shapes; those of a hundred thousand tensors are about 12 MB
+from zoo.tensors import MAX_HEADER, FileTensors, check_value
 
 
 class PickleTensors(FileTensors):
@@ -127,6 +125,6 @@ def _check_archive(path: Path) -> int:
     if packed or sum(part.file_size for part in parts) > size:
         raise TensorError(f"{path} unpacks to more than it is", found=packed[0][:80] if packed else "overlapping parts")
     index = max((part.file_size for part in parts if part.filename.endswith("data.pkl")), default=0)
-    if index > MAX_INDEX:
-        raise TensorError(f"{path} has {index:,} bytes of names", found=f"at most {MAX_INDEX:,} are read")
+    if index > MAX_HEADER:
+        raise TensorError(f"{path} has {index:,} bytes of names", found=f"at most {MAX_HEADER:,} are read")
     return size

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from zoo import FormatError, PathError, TensorError
-from zoo.formats.pickles import MAX_INDEX, PickleTensors, open_weights, write_pickle
-from zoo.tensors import FileTensors, write_tensors
+from zoo.formats.pickles import PickleTensors, open_weights, write_pickle
+from zoo.tensors import MAX_HEADER, FileTensors, write_tensors
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
 
@@ -129,7 +129,7 @@ def test_one_value_spread_over_a_large_shape_is_refused(tmp_path):
 
 def test_an_index_that_fills_the_memory_is_refused(tmp_path):
     torch.save(TENSORS, tmp_path / "a.bin")
-    rewritten(tmp_path / "a.bin", lambda n, c: c + b"." * (MAX_INDEX + 1) if n.endswith("data.pkl") else c)
+    rewritten(tmp_path / "a.bin", lambda n, c: c + b"." * (MAX_HEADER + 1) if n.endswith("data.pkl") else c)
     with pytest.raises(TensorError, match="bytes of names"):
         PickleTensors(tmp_path / "a.bin")
 
