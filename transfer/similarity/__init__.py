@@ -19,6 +19,8 @@ ESTIMATORS = Registry(
         "prediction:label-cosine": "transfer.similarity.prediction:LabelCosine",
         "prediction:kl": "transfer.similarity.prediction:Divergence",
         "prediction:performance": "transfer.similarity.prediction:ShortTunePerformance",
+        "prediction:logme": "transfer.similarity.transferability:LogEvidence",
+        "prediction:leep": "transfer.similarity.transferability:ExpectedPrediction",
         "neighbours:votes": "transfer.similarity.neighbours:NeighbourVotes",
     },
     # The family's name alone means its default variant.

@@ -135,8 +135,13 @@ class Target:
     @cached_property
     def embeddings(self) -> np.ndarray:
         """Embeddings of the sample's inputs on the bare backbone: (n, width), unit length."""
+        return embed_bare(self.backbone, self.sample_inputs, self.task.fields)
+
+    @cached_property
+    def sample_inputs(self) -> list[str]:
+        """Texts of the sample's inputs."""
         inputs = self.task.train["input"]
-        return embed_bare(self.backbone, [inputs[index] for index in self._drawn], self.task.fields)
+        return [inputs[index] for index in self._drawn]
 
     # ---- gradients at the shared start
 

@@ -40,7 +40,8 @@ def test_a_module_has_the_same_score_in_any_company(name, world, toys):
     assert alone == pytest.approx(together.tolist(), rel=1e-5, abs=1e-7)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS.names())
+# The evidence of LogME is a density of all labels together: to it a repeated example is one less to explain.
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS.names() if name != "prediction:logme"])
 def test_scores_do_not_grow_with_the_number_of_examples(name, world, toys):
     """Twice the same examples give the same scores: they are means, not sums."""
     backbone, _, modules = world()
@@ -66,7 +67,7 @@ def test_a_family_alone_means_its_default_variant(family):
 
 def test_the_five_families_are_there_with_all_variants():
     assert {name.split(":")[0] for name in ESTIMATORS.names()} == set(FAMILIES)
-    assert len(ESTIMATORS.names()) == 14
+    assert len(ESTIMATORS.names()) == 16
 
 
 @pytest.mark.parametrize("name", ESTIMATORS.names())
