@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.estimators import matrix, report
+from benchmarks.estimators import run as estimators
 from benchmarks.rows import Rows
 from benchmarks.speed import init as speed
 from benchmarks.strategies import run as strategies
@@ -63,7 +65,19 @@ def of_starter() -> str:
     return markdown(["task", "category", "method", "module", "untrained", "majority", "z", "kept"], table)
 
 
-TABLES: dict[str, Callable[[], str]] = {"strategies": of_strategies, "speed": of_speed, "starter": of_starter}
+def of_estimators() -> str:
+    """Every ranking against the transfer matrix of LoRA modules as they are, 64 examples."""
+    scores = Rows(estimators.HERE / "scores.jsonl", estimators.KEY).rows
+    truth = Rows(matrix.HERE / "matrix.jsonl", matrix.KEY).rows
+    return markdown(report.HEAD, report.table_rows(scores, truth, "lora", 64, 0))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "strategies": of_strategies,
+    "speed": of_speed,
+    "starter": of_starter,
+    "estimators": of_estimators,
+}
 
 
 def filled(text: str) -> str:

@@ -10,7 +10,6 @@ there are not run again; `python -m benchmarks.strategies.table` makes the table
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.rows import Rows
+from benchmarks.shared_inputs import related
 from transfer.backbones import Backbone, load_backbone
 from transfer.ensembling import merge, weigh
 from transfer.evaluation import evaluate
@@ -33,12 +33,6 @@ GRID = (1 / 3, 1.0, 3.0)
 SEEDS = {"lora": (0, 1, 2), "adapter": (0,), "prefix": (0,)}
 STARTS = ("scratch", "uniform", "gradient:first-order")
 KEY = ("target", "method", "start", "examples", "steps", "seed", "learning_rate_factor", "stage")
-
-
-def related(target: str) -> list[str]:
-    """The target's own task and what is written down as related to it."""
-    groups = json.loads((HERE.parent / "targets.json").read_text(encoding="utf-8"))["related_groups"]
-    return sorted({target, *(name for group in groups if target in group for name in group)})
 
 
 class Run:

@@ -84,7 +84,9 @@ def test_a_module_that_separates_the_target_has_more_evidence(world, toys):
     """The hidden states of one module are overwritten by noise: its evidence must be lower."""
     backbone, method, modules = world("bert", "adapter")
     target = toys.target(backbone, modules, "adapter", n=24)
-    noise = {name: 30 * torch.randn(t.shape, generator=torch.Generator().manual_seed(0)) for name, t in target.start.items()}
+    noise = {
+        name: 30 * torch.randn(t.shape, generator=torch.Generator().manual_seed(0)) for name, t in target.start.items()
+    }
     spoiled = toys.module(backbone, method, noise, "spoiled", start=target.start)
     bare = toys.module(backbone, method, target.start, "bare", start=target.start)
     for estimator in (LogEvidence(), ExpectedPrediction()):

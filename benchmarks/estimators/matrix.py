@@ -1,0 +1,92 @@
+"""The transfer matrix: test accuracy of every source module on every target, as it is and after a short tune.
+
+    TRANSFER_TASKS=DIR python -m benchmarks.estimators.matrix
+    TRANSFER_TASKS=DIR python -m benchmarks.estimators.matrix --steps 60 --methods lora
+
+One row for each target, method and module (and one for the shared start, `scratch`). With steps, each is tuned on the
+same 64 examples in the same order, at the learning rate that dev chose once for the uniform average of that target and
+method (for `scratch`: once for it). Test is measured and never used to choose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.rows import Rows
+from benchmarks.strategies.run import KEY as RATE_KEY
+from benchmarks.strategies.run import Run, chosen_factor
+from transfer.backbones import load_backbone
+
+HERE = Path(__file__).parent
+TARGETS = json.loads((HERE.parent / "targets.json").read_text(encoding="utf-8"))
+KEY = ("target", "method", "module", "steps", "examples", "seed")
+SEED = 0
+
+
+def measure_target(run: Run, common: dict[str, Any], rows: Rows, rates: Rows, most: int | None) -> None:
+    """Write the rows of one target and method that are not there yet."""
+    steps = common["steps"]
+    starts: dict[str, Any] = {"scratch": None, **{module.id: module for module in run.modules[:most]}}
+    missing = [name for name in starts if rows.done(**common, module=name) is None]
+    if not missing:
+        return
+    factors = {}
+    if steps:
+        shared = {name: common[name] for name in ("target", "method", "examples", "steps")}
+        factors = {kind: chosen_factor(rates, run, shared, kind, steps) for kind in ("scratch", "uniform")}
+    for name in missing:
+        begun = time.perf_counter()
+        module = starts[name]
+        tensors = run.target.start if module is None else dict(module.tensors(dtype=torch.float32))
+        rate = None
+        if steps:
+            rate = factors["scratch" if module is None else "uniform"] * run.target.method.learning_rate
+            tensors = run.tuned(tensors, steps, rate, SEED).tensors
+        found = run.accuracy(tensors)
+        rows.add(
+            **common,
+            module=name,
+            source="scratch" if module is None else module.card.task,
+            category=None if module is None else module.card.category,
+            accuracy=found["accuracy"],
+            macro_f1=found["macro_f1"],
+            majority=run.task.majority,
+            learning_rate=rate,
+            seconds=round(time.perf_counter() - begun, 2),
+        )
+        print(common["target"], common["method"], name, steps, f"{found['accuracy']:.3f}", flush=True)
+
+
+def main() -> None:
+    """Run what is not in the file yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--targets", default=",".join(TARGETS["report"]))
+    parser.add_argument("--methods", default="lora,adapter,prefix")
+    parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--examples", type=int, default=64)
+    parser.add_argument("--out", type=Path, default=HERE / "matrix.jsonl")
+    parser.add_argument("--smoke", action="store_true", help="one development target, two modules: ends in a minute")
+    options = parser.parse_args()
+    most = None
+    if options.smoke:
+        options.targets, options.methods, most = "trec", "lora", 2
+        options.out = options.out.with_name("smoke-matrix.jsonl")
+    rows = Rows(options.out, KEY)
+    rates = Rows(options.out.with_name(f"{options.out.stem}-rates.jsonl"), RATE_KEY)
+    backbone = load_backbone()
+    for method in options.methods.split(","):
+        for name in options.targets.split(","):
+            common = {"target": name, "method": method, "steps": options.steps}
+            common |= {"examples": options.examples if options.steps else None, "seed": SEED if options.steps else None}
+            run = Run(name, method, SEED, options.examples, backbone)
+            measure_target(run, common, rows, rates, most)
+
+
+if __name__ == "__main__":
+    main()

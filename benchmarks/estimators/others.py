@@ -1,0 +1,128 @@
+"""Rankings that the estimators are held against: they need the source tasks' own data, or nothing at all.
+
+Each takes a `Ranking` and gives one score per module, higher is closer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from transfer.similarity import Target
+from transfer.similarity.capture import batch_gradients
+from transfer.similarity.switching import over_modules
+from transfer.tasks import load_task
+from zoo import Module
+
+SOURCE_EXAMPLES = 256  # of a source task, as many as an estimator reads of the target
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What is ranked: modules for a target; `matrix` is module task -> target -> accuracy above scratch."""
+
+    target: Target
+    modules: Sequence[Module]
+    matrix: dict[str, dict[str, float]]
+    seed: int
+
+
+def at_random(ranking: Ranking) -> np.ndarray:
+    """A number drawn for the module, the target and the seed."""
+    words = [f"{module.id} {ranking.target.task.name} {ranking.seed}".encode() for module in ranking.modules]
+    return np.array([int.from_bytes(hashlib.sha256(word).digest()[:6]) / 2**48 for word in words])
+
+
+def target_free(ranking: Ranking) -> np.ndarray:
+    """How much the module's task gave to other targets, on average, the target itself left out."""
+    name = ranking.target.task.name
+    gains = [
+        [gain for other, gain in ranking.matrix.get(module.card.task, {}).items() if other != name]
+        for module in ranking.modules
+    ]
+    return np.array([float(np.mean(values)) if values else 0.0 for values in gains])
+
+
+def tfidf(ranking: Ranking) -> np.ndarray:
+    """Cosine of the mean TF-IDF vectors of the target's and of the source task's training inputs."""
+    texts = {module.card.task: source_texts(module.card.task) for module in ranking.modules}
+    ours = list(ranking.target.sample_inputs)
+    vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2)
+    vectorizer.fit([*ours, *(text for group in texts.values() for text in group)])
+
+    def mean(group: Sequence[str]) -> np.ndarray:
+        vector = np.asarray(vectorizer.transform(group).mean(axis=0)).ravel()
+        return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+    centre = mean(ours)
+    return np.array([float(mean(texts[module.card.task]) @ centre) for module in ranking.modules])
+
+
+def h_score(ranking: Ranking) -> np.ndarray:
+    """tr(cov(f)^-1 cov(E[f | y])) of the module's embeddings f, with shrinkage (Bao et al. 2019)."""
+    from sklearn.covariance import ledoit_wolf
+
+    target = ranking.target
+    labels = np.array([row.label for row in target.sample])
+
+    def score(attached: object, module: Module) -> float:
+        features = target.backbone.embed(target.sample_inputs, target.task.fields).double().numpy()
+        centred = features - features.mean(axis=0)
+        covariance, shrinkage = ledoit_wolf(centred, assume_centered=True)
+        means = np.stack([centred[labels == label].mean(axis=0) for label in labels])
+        between = means.T @ means / len(labels)
+        return float((1 - shrinkage) * np.trace(np.linalg.solve(covariance, between)))
+
+    return np.array(over_modules(target.backbone, list(ranking.modules), score))
+
+
+def fisher(ranking: Ranking) -> np.ndarray:
+    """Cosine of diagonal Fisher embeddings at the shared start, each over the sum of the two (after Task2Vec)."""
+    ours = fisher_diagonal(ranking.target)
+    found = []
+    for module in ranking.modules:
+        theirs = _source_fisher(ranking.target, module.card.task)
+        total = ours + theirs + np.finfo(np.float64).tiny
+        left, right = ours / total, theirs / total
+        found.append(float(left @ right / (np.linalg.norm(left) * np.linalg.norm(right))))
+    return np.array(found)
+
+
+def fisher_diagonal(target: Target) -> np.ndarray:
+    """Mean over the sample of the squared gradient of the loss by the delta's tensors: (parameters,)."""
+    total = np.zeros(sum(tensor.numel() for tensor in target.start.values()))
+    with target.backbone.use(target.method.direct(), target.start) as attached:
+        for gradients, _ in batch_gradients(target.backbone, attached, target.sample, batch_size=1):
+            total += np.concatenate([g.double().flatten().cpu().numpy() ** 2 for g in gradients.values()])
+    return total / len(target.sample)
+
+
+_FISHERS: dict[tuple[str, str], np.ndarray] = {}
+
+
+def _source_fisher(target: Target, name: str) -> np.ndarray:
+    key = (name, target.method.method)
+    if key not in _FISHERS:
+        task = load_task(name, examples=SOURCE_EXAMPLES, seed=0, source="folder")
+        _FISHERS[key] = fisher_diagonal(Target(task, target.backbone, target.method, target.start))
+    return _FISHERS[key]
+
+
+@cache
+def source_texts(name: str) -> tuple[str, ...]:
+    """Training inputs of a source task, at most 256, drawn with seed 0."""
+    return tuple(load_task(name, examples=SOURCE_EXAMPLES, seed=0, source="folder").train["input"])
+
+
+OTHERS: dict[str, Callable[[Ranking], np.ndarray]] = {
+    "random": at_random,
+    "target-free": target_free,
+    "tf-idf": tfidf,
+    "h-score": h_score,
+    "fisher": fisher,
+}

@@ -1,0 +1,102 @@
+"""Scores of every estimator, and of the rankings it is held against, on the report targets.
+
+    TRANSFER_TASKS=DIR python -m benchmarks.estimators.run
+
+One row for each target, method, number of examples, seed and estimator: a score for every module, and the seconds it
+took with nothing computed before. What a row can't be made for (LEEP of a multiple choice task) says why in `refused`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.estimators.matrix import HERE, TARGETS
+from benchmarks.estimators.matrix import KEY as MATRIX_KEY
+from benchmarks.estimators.others import OTHERS, Ranking
+from benchmarks.rows import Rows
+from benchmarks.shared_inputs import related
+from transfer.backbones import Backbone, load_backbone
+from transfer.errors import ConfigError
+from transfer.similarity import ESTIMATORS, Target, find_sources
+from transfer.tasks import load_task
+from zoo import Module, Zoo
+
+KEY = ("target", "method", "examples", "seed", "estimator")
+SEEDS = (0,)
+
+
+def gains(rows: Rows, method: str) -> dict[str, dict[str, float]]:
+    """Source task -> target -> accuracy above the shared start, of modules as they are."""
+    here = [row for row in rows.rows if row["method"] == method and row["steps"] == 0]
+    scratch = {row["target"]: row["accuracy"] for row in here if row["module"] == "scratch"}
+    found: dict[str, dict[str, float]] = {}
+    for row in here:
+        if row["module"] != "scratch" and row["target"] in scratch:
+            found.setdefault(row["source"], {})[row["target"]] = row["accuracy"] - scratch[row["target"]]
+    return found
+
+
+def scored(
+    name: str,
+    task: str,
+    modules: list[Module],
+    backbone: Backbone,
+    method: str,
+    examples: int,
+    seed: int,
+    matrix: dict[str, dict[str, float]],
+) -> dict[str, Any]:
+    """Scores by module id and seconds; a `Target` of its own, so that nothing is shared with other estimators."""
+    drawn = load_task(task, examples=examples, seed=seed, source="folder")
+    begun = time.perf_counter()
+    target = Target.for_modules(drawn, backbone, modules, method, seed)
+    try:
+        if name in OTHERS:
+            values = OTHERS[name](Ranking(target, modules, matrix, seed))
+        else:
+            values = ESTIMATORS.get(name)().score(target, modules)
+    except ConfigError as error:
+        return {"refused": str(error).splitlines()[0]}
+    scores = {module.id: float(np.float32(value)) for module, value in zip(modules, values, strict=True)}
+    return {"scores": scores, "seconds": round(time.perf_counter() - begun, 2)}
+
+
+def main() -> None:
+    """Run what is not in the file yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--targets", default=",".join(TARGETS["report"]))
+    parser.add_argument("--methods", default="lora,adapter,prefix")
+    parser.add_argument("--examples", default="64,16,256")
+    parser.add_argument("--estimators", default=",".join([*ESTIMATORS.names(), *OTHERS]))
+    parser.add_argument("--matrix", type=Path, default=HERE / "matrix.jsonl", help="read by target-free alone")
+    parser.add_argument("--out", type=Path, default=HERE / "scores.jsonl")
+    parser.add_argument("--smoke", action="store_true", help="one development target, cheap estimators: a minute")
+    options = parser.parse_args()
+    if options.smoke:
+        options.targets, options.methods, options.examples = "trec", "lora", "16"
+        options.estimators = "gradient:first-order,embedding:cosine,tf-idf,random"
+        options.out = options.out.with_name("smoke-scores.jsonl")
+    rows = Rows(options.out, KEY)
+    matrix = Rows(options.matrix, MATRIX_KEY)
+    backbone = load_backbone()
+    for examples in map(int, options.examples.split(",")):
+        for method in options.methods.split(","):
+            for task in options.targets.split(","):
+                modules = find_sources(Zoo.starter(), backbone, method, exclude=related(task))
+                for name in options.estimators.split(","):
+                    for seed in SEEDS:
+                        key = {"target": task, "method": method, "examples": examples, "seed": seed, "estimator": name}
+                        if rows.done(**key) is not None:
+                            continue
+                        found = scored(name, task, modules, backbone, method, examples, seed, gains(matrix, method))
+                        rows.add(**key, **found)
+                        print(*key.values(), found.get("seconds", found.get("refused")), flush=True)
+
+
+if __name__ == "__main__":
+    main()
