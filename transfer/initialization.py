@@ -24,10 +24,11 @@ from zoo.formats import detect, format_for
 from zoo.shapes import check_shapes
 
 RECIPE = "recipe.json"
+PAGE = "report.html"  # of `transfer init --explain`
 SCHEMA = 1  # of the recipes written now
 
 # What a folder of `save` may hold; a folder with anything else in it is not replaced.
-FILES = (RECIPE, "adapter_config.json", "adapter_model.safetensors", "delta_config.json", "delta.safetensors")
+FILES = (RECIPE, PAGE, "adapter_config.json", "adapter_model.safetensors", "delta_config.json", "delta.safetensors")
 
 MODELS = ("sequence-classification",)  # kinds of model, beside the bare backbone, that a folder can be written for
 

@@ -57,6 +57,7 @@ class InitConfig:
     batch_size: int = 16
     seed: int = 0  # of data order, of short tunes and of drawing examples
     force: bool = False  # take modules of other backbones
+    explain: bool = False  # measure dev along the guard's tunes, for the page
 
     def __post_init__(self) -> None:
         if isinstance(self.method, str):
@@ -93,6 +94,7 @@ def initialize(
     batch_size: int = 16,
     seed: int = 0,
     force: bool = False,
+    explain: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Initialization:
     """Score the modules of a zoo against a target, weight and merge them, and judge the result.
@@ -115,6 +117,8 @@ def initialize(
         batch_size: Examples a step.
         seed: Of data order, of short tunes and of drawing examples.
         force: Take modules of other backbones where the shapes fit; those of the backbone itself go first.
+        explain: Put into the recipe what its page (`transfer.report`) draws: dev losses along the guard's tunes, and
+            the norms of the modules by block.
         say: Called with each line that the user should read while it works; None logs them as warnings.
     Returns:
         The initialization with its recipe and its verdict; the backbone is left as it was found.
@@ -137,6 +141,7 @@ def initialize(
         batch_size=batch_size,
         seed=seed,
         force=force,
+        explain=explain,
     )
     clock = _Clock()
     task = target if isinstance(target, Task) else load_task(str(target), examples=config.examples, seed=config.seed)
@@ -244,6 +249,7 @@ class _Job:
             batch_size=config.batch_size,
             seed=config.seed,
             licences=licences,
+            curve_every=max(1, config.guard_steps // 5) if config.explain else None,
         )
 
     def _note(self, line: str) -> None:
@@ -293,6 +299,7 @@ class _Job:
             "seeds": {"run": config.seed, "examples": task.seed},
             "guard": {"steps": config.guard_steps, "batch_size": config.batch_size} if config.guard else None,
             "verdict": None if verdict is None else verdict.as_dict(),
+            "block_norms": _block_norms(merged) if config.explain else None,
             "relatives": relatives.as_dict(),
             "notes": list(self.notes),
             "seconds": dict(self.clock.seconds),
@@ -339,6 +346,16 @@ def _source(module: Module) -> dict[str, Any]:
         "license": card.license,
         "data": card.data.get("source"),
     }
+
+
+def _block_norms(modules: Sequence[Module]) -> dict[str, list[float]]:
+    """Norm of the change in each block, of the modules whose signature has it."""
+    found = {}
+    for module in modules:
+        norms = module.signature.block_norms
+        if norms is not None:
+            found[module.id] = [round(float(norm), 4) for norm in norms]
+    return found
 
 
 def described(task: Task) -> dict[str, Any]:

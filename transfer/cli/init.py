@@ -43,6 +43,9 @@ def init(
     ] = True,
     guard_steps: Annotated[int, typer.Option("--guard-steps", help="Steps of that comparison.")] = 20,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Examples a step.")] = 16,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Write report.html beside the result: pictures, curves, all sources.")
+    ] = False,
     source: options.SourceName = None,
     input_column: options.InputColumn = None,
     label_column: options.LabelColumn = None,
@@ -60,7 +63,7 @@ def init(
 ) -> None:
     """Build an initialization for TARGET from the modules in the zoo, and say whether it helps."""
     from transfer.cli.report import show_initialization, show_task
-    from transfer.initialization import FILES, RECIPE
+    from transfer.initialization import FILES, PAGE, RECIPE
     from transfer.initializing import initialize
     from zoo.folders import check_replaceable
 
@@ -87,9 +90,14 @@ def init(
             batch_size=batch_size,
             seed=seed,
             force=force,
+            explain=explain,
             say=lambda line: output.say(f"note: {line}"),
         )
     initialization.save(folder)
+    if explain:
+        from transfer.report import write_page
+
+        write_page(initialization.recipe, folder / PAGE)
     described = options.again(
         target,
         source=source,
@@ -108,3 +116,5 @@ def init(
         zoo=zoo,
     )
     show_initialization(output, initialization, folder, described)
+    if explain:
+        output.path(f"explained in {folder / PAGE}")

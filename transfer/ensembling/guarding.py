@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -34,6 +35,7 @@ def guard(
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
     licences: Sequence[str] = (),
+    curve_every: int | None = None,
 ) -> Verdict:
     """Say whether an initialization helps: whether the dev loss after a short tune is surely lower than from scratch.
 
@@ -51,26 +53,31 @@ def guard(
         scratch_tune: The tune from `scratch`, if it was made already: then its settings are used for both.
         steps, batch_size, seed: Of both tunes.
         licences: Of the merged sources; the verdict names them.
+        curve_every: Measure dev along both tunes, every so many steps, for `Verdict.curves`; None measures the ends.
     Raises:
         DataError: there are no training examples.
         ConfigError: a setting is outside its range.
         DivergedError: the tune from scratch diverged, so there is nothing to hold the other against.
     """
     begun = time.perf_counter()
-    settings = TuneSettings(steps=steps, batch_size=batch_size, seed=seed)
+    settings = TuneSettings(steps=steps, batch_size=batch_size, seed=seed, eval_every=curve_every)
     if scratch_tune is not None:
-        settings = scratch_tune.settings
+        settings = replace(scratch_tune.settings, eval_every=curve_every)
     if not dev:
         return Verdict(outcome="unclear", steps=settings.steps, n_dev=0, licences=tuple(licences))
-    if scratch_tune is None:
-        scratch_tune = tune(
-            backbone, method, train, tensors=scratch, settings=settings, description="tuning from scratch"
+    along = None if curve_every is None else dev
+
+    def tuned_from(tensors: Mapping[str, Tensor], what: str) -> Tuned:
+        description = f"tuning from {what}"
+        return tune(
+            backbone, method, train, tensors=tensors, settings=settings, dev=along, keep="last", description=description
         )
+
+    if scratch_tune is None or (along is not None and not scratch_tune.history):
+        scratch_tune = tuned_from(scratch, "scratch")
     theirs = _measured(backbone, method, scratch_tune, dev)
     try:
-        tuned = tune(
-            backbone, method, train, tensors=start, settings=settings, description="tuning from the initialization"
-        )
+        tuned = tuned_from(start, "the initialization")
         ours = _measured(backbone, method, tuned, dev)
     except DivergedError:
         return Verdict(
@@ -87,6 +94,7 @@ def guard(
         n_dev=len(dev),
         losses={"initialization": ours.loss, "scratch": theirs.loss},
         accuracies={"initialization": ours.accuracy, "scratch": theirs.accuracy},
+        curves={"initialization": tuned.history, "scratch": scratch_tune.history} if along is not None else None,
         licences=tuple(licences),
         seconds=time.perf_counter() - begun,
     )

@@ -29,6 +29,7 @@ class Verdict:
         losses: Mean dev loss after each tune: {"initialization": ..., "scratch": ...}.
         accuracies: The same for dev accuracy.
         licences: Of the sources that were merged.
+        curves: Dev losses along both tunes, where they were measured: name -> rows of "step", "loss", "accuracy".
         diverged: The tune from the initialization came to numbers that are not finite: it hurts, without a difference.
         seconds: Both tunes, as far as they were made here, and the comparison.
     """
@@ -41,6 +42,7 @@ class Verdict:
     losses: Mapping[str, float] | None = None
     accuracies: Mapping[str, float] | None = None
     licences: tuple[str, ...] = ()
+    curves: Mapping[str, Sequence[Mapping[str, float]]] | None = None
     diverged: bool = False
     seconds: float = 0.0
 

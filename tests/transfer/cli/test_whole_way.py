@@ -41,7 +41,19 @@ def test_from_peft_checkpoints_and_a_csv_to_predictions(
     common = ("--backbone", backbone, "--zoo", zoo, "--max-length", 48)
     out = tmp_path / "reviews-lora"
     made = transfer(
-        "init", "--target", reviews_csv, *COLUMNS, *common, "--examples", 16, "--guard-steps", 2, "--out", out, "--json"
+        "init",
+        "--target",
+        reviews_csv,
+        *COLUMNS,
+        *common,
+        "--examples",
+        16,
+        "--guard-steps",
+        2,
+        "--out",
+        out,
+        "--json",
+        "--explain",
     )
     assert made.code == 0, made.err
     recipe = json.loads(made.out)
@@ -49,6 +61,7 @@ def test_from_peft_checkpoints_and_a_csv_to_predictions(
     assert sum(recipe["weights"].values()) == pytest.approx(1)
     assert recipe["verdict"]["outcome"] in ("helps", "hurts", "unclear")
     assert (out / "adapter_config.json").is_file()
+    assert "The short tune, with and without" in (out / "report.html").read_text(encoding="utf-8")
 
     tuned = tmp_path / "tuned"
     ended = transfer(

@@ -122,6 +122,23 @@ def test_a_scratch_tune_made_before_gives_the_same_verdict(world):
     assert given_.steps == 3
 
 
+def test_curves_are_measured_on_the_way_and_change_nothing(world):
+    backbone, method, train, dev, scratch = world
+    start = method.draw(backbone.model, seed=3)
+    once = tune(backbone, method, train, tensors=scratch, settings=TuneSettings(steps=4))
+    plain, drawn = (
+        guard(backbone, method, train, dev, start=start, scratch=scratch, scratch_tune=once, curve_every=every)
+        for every in (None, 2)
+    )
+    assert plain.curves is None
+    assert {name: [row["step"] for row in rows] for name, rows in drawn.curves.items()} == {
+        "initialization": [0, 2, 4],
+        "scratch": [0, 2, 4],
+    }
+    assert drawn.losses == plain.losses
+    assert drawn.curves["scratch"][-1]["loss"] == pytest.approx(drawn.losses["scratch"], rel=1e-6)
+
+
 def test_without_dev_nothing_is_tuned_and_the_verdict_says_why(world):
     backbone, method, train, _, scratch = world
     verdict = guard(backbone, method, train, [], start=scratch, scratch=scratch, steps=10**6)

@@ -1,0 +1,42 @@
+"""Pictures are whole SVG that says what it was given."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from transfer.report.pictures import OTHER, STRONG, WEAK, bars, curves, heat_map
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def texts(svg):
+    return [element.text for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_bars_name_every_bar_and_tell_the_weak_apart():
+    svg = bars(["a-lora", "b <i>"], [0.5, -0.2], "score", [True, False])
+    assert {"a-lora", "b <i>", "score"} <= set(texts(svg))
+    assert STRONG in svg
+    assert WEAK in svg
+
+
+def test_a_heat_map_takes_rows_of_different_lengths():
+    """A zoo may hold modules of deeper places than others."""
+    svg = heat_map(["long", "short"], [[1.0, 2.0, 3.0], [1.0]], "norm")
+    assert {"long", "short", "0", "2", "block", "norm"} <= set(texts(svg))
+
+
+def test_curves_are_told_apart_by_more_than_colour():
+    rows = [{"step": 0, "loss": 1.0}, {"step": 4, "loss": 0.5}]
+    svg = curves({"here": rows, "there": rows}, "dev loss")
+    assert {"here", "there", "step", "dev loss"} <= set(texts(svg))
+    assert STRONG in svg
+    assert OTHER in svg
+    assert "stroke-dasharray" in svg
+
+
+@pytest.mark.parametrize("draw", [lambda: bars(["a"], [1.0], "x"), lambda: heat_map(["a"], [[1.0, 2.0]], "x")])
+def test_the_same_numbers_give_the_same_picture(draw):
+    assert draw() == draw()
