@@ -32,10 +32,10 @@ demo: .venv/demo-installed
 	@rm -rf demo; for target in $(TARGETS); do \
 		echo; echo "== $$target: an initialization from the starter zoo"; \
 		$(BIN)/transfer init --target $$target --method lora --source sample --out demo/$$target-lora || exit 1; \
-		echo; echo "== $$target: $(STEPS) steps from it"; \
+		echo; echo "== $$target: up to $(STEPS) steps from it"; \
 		$(BIN)/transfer finetune --target $$target --source sample --start demo/$$target-lora \
 			--steps $(STEPS) --out demo/$$target-lora-tuned || exit 1; \
-		echo; echo "== $$target: $(STEPS) steps from scratch"; \
+		echo; echo "== $$target: up to $(STEPS) steps from scratch"; \
 		$(BIN)/transfer finetune --target $$target --source sample --method lora \
 			--steps $(STEPS) --out demo/$$target-lora-scratch || exit 1; \
 	done; \
