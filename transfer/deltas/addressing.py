@@ -5,29 +5,32 @@ A name is one of
 - the end of a module's name: `query`, `self.query`, `encoder.layer.0.attention.self.query`;
 - `re:` and a regular expression, which has to match the end of a module's name from a dot on, or all of it.
 
-`*` in the first two stands for one part of a name, and layers may follow in brackets, counted as Python counts:
-`attn.q[0:3]`, `query[-1]`, `decoder.ff.w2[::2]`. The brackets stand on the name and not in a setting of their own, so
-that one method can take some layers of one part and others of another, and `exclude=` reads the same way.
+`*` in the first two stands for one part of a name. Layers may follow in brackets, counted as Python counts, or stand
+where their number does, the last one included after a dash: `attn.q[0:3]`, `query[-1]`, `decoder.ff.w2[::2]`,
+`attn.q[0-2,5]`, `encoder.block[0:3].attn.q`, `encoder.block.0-2.attn.q`. Layers stand in the name and not in a setting
+of their own, so that one method can take some layers of one part and others of another, and `exclude=` reads the same.
+
+Where one layer computes several parts, as GPT-2's `c_attn` does query, key and value, a common name means the outputs
+that are its own (see `fused`), and the layer's own name all of them.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
+from transfer.deltas.asked import Asked
 from transfer.deltas.blocks import stack_and_index
-from transfer.deltas.common_structure import Common, by_part, common_names
+from transfer.deltas.common_structure import Common, by_part, common_names, spellings
 from transfer.deltas.dotted import fronts
+from transfer.deltas.fused import fused_layers
 from transfer.deltas.modules import inner_model, named_modules
 from transfer.errors import DeltaError
 
-EXPRESSION = "re:"
-_LAYERS = re.compile(r"(?P<name>.*?)\[(?P<layers>[^\[\]]*)\]")
-_SLICE = re.compile(r"\s*(-?\d+)?\s*(?::\s*(-?\d+)?\s*(?::\s*(-?\d+)?\s*)?)?")
+Parts = dict[str, frozenset[str]]  # place -> parts of its fused layer; none for a place that is meant as a whole
+WHOLE: frozenset[str] = frozenset()
 
 
 def find_places(model: nn.Module, where: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
@@ -42,17 +45,36 @@ def find_places(model: nn.Module, where: Sequence[str], exclude: Sequence[str] =
         DeltaError: `where` is empty, one of the names matches nothing (says the closest that exist), layers are not
             there or not readable, or nothing is left.
     """
+    return list(find_parts(model, where, exclude))
+
+
+def find_parts(model: nn.Module, where: Sequence[str], exclude: Sequence[str] = ()) -> Parts:
+    """The places that `find_places` finds, each with the parts of its fused layer that are meant.
+
+    No parts are given for a place that is meant as a whole, as all layers are that compute one part only.
+    """
     if not where:
         raise DeltaError("where= is empty, so there is no place to attach to", hint="where=('attn.q', 'attn.v')")
     names = Names(model)
-    chosen = {place for name in where for place in names.meant(name)}
-    left = chosen - {place for name in exclude for place in names.meant(name, inside=True)}
+    chosen: Parts = {}
+    for name in where:
+        for place, parts in names.meant(name).items():
+            chosen[place] = chosen.get(place, parts) | parts if parts and chosen.get(place, parts) else WHOLE
+    left = dict(chosen)
+    for name in exclude:
+        for place, parts in names.meant(name, inside=True).items():
+            rest = (left.get(place) or frozenset(names.fused.get(place, ()))) - parts if parts else WHOLE
+            if rest and place in left:
+                left[place] = rest
+            else:
+                left.pop(place, None)
     if not left:
         raise DeltaError(
             f"exclude={tuple(exclude)!r} leaves no place of where={tuple(where)!r}",
             found=f"{len(chosen)} places before, such as {min(chosen)}",
         )
-    return [name for name in names.modules if name in left]
+    all_parts = {place: frozenset(parts) for place, parts in names.fused.items()}
+    return {name: WHOLE if left[name] == all_parts.get(name) else left[name] for name in names.modules if name in left}
 
 
 def check_places(model: nn.Module, places: Sequence[str]) -> list[str]:
@@ -68,48 +90,6 @@ def check_places(model: nn.Module, places: Sequence[str]) -> list[str]:
     return list(places)
 
 
-def matches_end(full: str, name: str) -> bool:
-    """True if `full` ends with `name` at a dot or as a whole; `*` in `name` stands for one part.
-
-    >>> matches_end("encoder.layer.0.output.dense", "output.dense"), matches_end("layer.input", "put")
-    (True, False)
-    >>> matches_end("encoder.layer.0.output.dense", "encoder.layer.*.output.dense")
-    True
-    """
-    if "*" not in name:
-        return full == name or full.endswith(f".{name}")
-    return re.fullmatch(_pattern(name), full) is not None
-
-
-def _pattern(name: str) -> str:
-    return r"(?:.*\.)?" + re.escape(name).replace(r"\*", r"[^.]+")
-
-
-@dataclass(frozen=True)
-class _Where:
-    """One name taken apart: the name itself, an expression or not, and the text in the brackets."""
-
-    name: str
-    expression: re.Pattern[str] | None = None
-    layers: str | None = None
-
-    @classmethod
-    def parse(cls, name: str) -> _Where:
-        if name.startswith(EXPRESSION):
-            text = name.removeprefix(EXPRESSION)
-            try:
-                return cls(name, re.compile(rf"(?:.*\.)?(?:{text})"))
-            except re.error as error:
-                raise DeltaError(
-                    f"{text!r} is no regular expression", found=str(error), hint=r"where=('re:layer\.[0-3]\..*query',)"
-                ) from error
-        match = _LAYERS.fullmatch(name)
-        return cls(name) if match is None else cls(match["name"], layers=match["layers"])
-
-    def matches(self, full: str) -> bool:
-        return self.expression.fullmatch(full) is not None if self.expression else matches_end(full, self.name)
-
-
 class Names:
     """The names of one model: those of its modules and the common ones."""
 
@@ -117,27 +97,30 @@ class Names:
         self.model = model
         self.modules = named_modules(model)
         self.common = common_names(model)
-        self._spelled = [(spelling, c.place) for c in self.common for spelling in (c.full, c.across)]
+        self.fused = fused_layers((common.part, common.place) for common in self.common)
+        self._spelled = [(spelling, common) for common in self.common for spelling in spellings(common)]
         self._layers: dict[str, tuple[str, int]] | None = None
 
-    def meant(self, name: str, inside: bool = False) -> set[str]:
+    def meant(self, name: str, inside: bool = False) -> Parts:
         """The modules that one name means; with `inside` those inside them too.
 
         Raises:
             DeltaError: there are none.
         """
-        asked = _Where.parse(name)
-        common = {place for spelling, place in self._spelled if asked.matches(spelling)}
+        asked = Asked.parse(name)
+        common = self._common([c for spelling, c in self._spelled if asked.matches(spelling)])
         if inside:  # `decoder` and `ff` are no modules of their own everywhere, but names have them in front
-            common |= {place for spelling, place in self._spelled if any(map(asked.matches, fronts(spelling)))}
-        own = {full for full in self.modules if full and asked.matches(full)}
+            held = [c for spelling, c in self._spelled if any(map(asked.matches, fronts(spelling)))]
+            common |= dict.fromkeys(self._common(held), WHOLE)
+        own = {full: WHOLE for full in self.modules if full and asked.matches(full)}
         found = own or common if asked.expression else common or own
         if not found:
             raise _unknown(asked.name, self.model, list(self.modules), self.common)
         if asked.layers is not None:
             found = self._in_layers(found, asked)
         if inside:
-            found |= {other for other in self.modules if not found.isdisjoint(fronts(other))}
+            whole = [place for place, parts in found.items() if not parts]
+            found |= {other: WHOLE for other in self.modules if not set(whole).isdisjoint(fronts(other))}
         return found
 
     def layer_of(self, place: str) -> tuple[str, int] | None:
@@ -147,39 +130,39 @@ class Names:
         block = next((front for front in (place, *fronts(place)) if front in self._layers), None)
         return stack_and_index(place) if block is None else self._layers[block]
 
-    def _in_layers(self, found: Iterable[str], asked: _Where) -> set[str]:
+    def _common(self, matched: Iterable[Common]) -> Parts:
+        found: Parts = {}
+        for common in matched:
+            own = frozenset({common.part}) & frozenset(self.fused.get(common.place, ()))
+            found[common.place] = found.get(common.place, own) | own if own else WHOLE
+        return found
+
+    def _in_layers(self, found: Mapping[str, frozenset[str]], asked: Asked) -> Parts:
         """Those of the places that stand in the layers asked for, counted in each stack by itself."""
         placed = {place: layer for place in found if (layer := self.layer_of(place)) is not None}
         known: dict[str, int] = {}
         for layer in map(self.layer_of, self.modules):
             if layer is not None:
                 known[layer[0]] = max(known.get(layer[0], 0), layer[1] + 1)
-        kept = {place for place, (stack, number) in placed.items() if number in _chosen(asked, known[stack])}
+        kept = {place for place, (stack, number) in placed.items() if number in asked.chosen(known[stack])}
         if not kept:
             stacks = {stack: known[stack] for stack, _ in placed.values()}
+            there = "; ".join(f"{stack or 'layers'}: 0 to {n - 1}" for stack, n in stacks.items())
             raise DeltaError(
                 f"{asked.name!r} has no layers [{asked.layers}] in {type(inner_model(self.model)).__name__}",
-                found="; ".join(f"{stack or 'layers'}: 0 to {n - 1}" for stack, n in stacks.items())
-                or "it stands outside of the layers",
+                found=there + self._shared(stacks) if there else "it stands outside of the layers",
                 hint=f"where=('{asked.name}[0:2]',)" if stacks else f"where=({asked.name!r},)",
             )
-        return kept
+        return {place: found[place] for place in found if place in kept}
 
-
-def _chosen(asked: _Where, n: int) -> range:
-    """Numbers of the layers in the brackets, of `n` there are."""
-    text = asked.layers or ""
-    match = _SLICE.fullmatch(text)
-    parts = [None if part is None else int(part) for part in match.groups()] if match else []
-    if not text.strip() or not match or parts[2] == 0:
-        raise DeltaError(
-            f"cannot read the layers in {f'{asked.name}[{text}]'!r}",
-            hint=f"'{asked.name}[0:3]' for the first three, '{asked.name}[-1]' for the last",
-        )
-    if ":" in text:
-        return range(n)[slice(*parts)]
-    number = parts[0] or 0
-    return range(n)[number : number + 1 or None] if -n <= number < n else range(0)
+    def _shared(self, stacks: Mapping[str, int]) -> str:
+        """What there is to say where a config counts more layers than there are modules, as ALBERT's does."""
+        configs = (getattr(module, "config", None) for module in self.modules.values())
+        counts = (getattr(config, "num_hidden_layers", None) for config in configs)
+        layers = next((count for count in counts if isinstance(count, int)), 0)
+        if len(stacks) != 1 or layers <= max(stacks.values()):
+            return ""
+        return f", which the model runs {layers} times in all: layers that share weights are one place"
 
 
 def _unknown(name: str, model: nn.Module, modules: list[str], common: list[Common]) -> DeltaError:

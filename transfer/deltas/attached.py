@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -35,6 +36,7 @@ class Site(Part):
     def __init__(self, place: str, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.place = place
+        self._rows: dict[str, torch.Tensor] = {}
         for name, tensor in tensors.items():
             holder: nn.Module = self
             *path, last = name.split(".")
@@ -51,6 +53,20 @@ class Site(Part):
     def uninstall(self, module: nn.Module) -> None:
         """Undo what `install` did beside hooks; most sites have nothing to undo."""
 
+    def train_rows(self, rows: Mapping[str, torch.Tensor]) -> None:
+        """Train these rows of parameters only: the gradients of the others are zero, whatever their values.
+
+        Args:
+            rows: Local name of a parameter -> boolean, one for each of its rows.
+        """
+        self._rows = dict(rows)
+        for name, trained in self._rows.items():
+            self.get_parameter(name).register_hook(functools.partial(_rows_alone, trained))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.train_rows(self._rows)  # neither copies nor pickles of a parameter keep its hooks
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Local name -> tensor, as stored. A site that trains something else folds it here."""
         return dict(self.named_parameters())
@@ -66,6 +82,11 @@ class Site(Part):
         None where no change of parameters does that. A `bias` may be named that the module does not have.
         """
         return None
+
+
+def _rows_alone(rows: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient with zeros in all rows but these."""
+    return gradient * rows.to(gradient).view(-1, *[1] * (gradient.dim() - 1))
 
 
 class Attachment(Part):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from transfer.deltas.addressing import find_places
+from transfer.deltas.addressing import Parts, find_parts
 from transfer.deltas.attached import Site
 from transfer.deltas.common_structure import structure
 from transfer.deltas.method import DeltaMethod
@@ -27,7 +27,7 @@ BIASES = tuple(
     for kind, parts in (
         ("attn", ("q", "v", "proj", "norm")),
         ("crossattn", ("q", "v", "proj", "norm")),
-        ("ff", ("w1", "w2", "norm")),
+        ("ff", ("w1", "w2", "w3", "norm")),
     )
     for part in parts
 )
@@ -49,15 +49,16 @@ class BitFit(DeltaMethod):
     method: ClassVar[str] = "bitfit"
     learning_rate: ClassVar[float] = 1e-2
     prefix: ClassVar[str] = "bitfit_"
+    by_output: ClassVar[tuple[str, ...]] = ("bitfit_bias",)
 
     where: tuple[str, ...] = BIASES
 
     def check(self) -> None:
         """Places are all there is to choose."""
 
-    def places(self, model: nn.Module) -> list[str]:
-        if self.at is not None or self.where != BIASES:
-            return super().places(model)
+    def found(self, model: nn.Module) -> Parts:
+        if self.where != BIASES:
+            return super().found(model)
         common = structure(model)
         known = [name for name in self.where if name in common]
         if not known:
@@ -65,7 +66,7 @@ class BitFit(DeltaMethod):
                 f"{type(inner_model(model)).__name__} has no attention or feed-forward part that is known as one",
                 hint="name its layers by the ends of their names: BitFit(where=('fc1', 'fc2'))",
             )
-        return find_places(model, known, self.exclude)
+        return find_parts(model, known, self.exclude)
 
     def local_shapes(self, place: str, module: nn.Module) -> dict[str, tuple[int, ...]]:
         return {"bitfit_bias": (_bias_width(place, module),)}

@@ -16,6 +16,7 @@ from torch import nn
 from transfer.deltas.attention import CROSS, head_sizes, is_attention, projections
 from transfer.deltas.described import description_of, resolve
 from transfer.deltas.dotted import fronts, shared_parts
+from transfer.deltas.feed_forward import feed_forward
 from transfer.deltas.modules import features, named_modules
 from transfer.deltas.norms import norms_of_block
 from transfer.deltas.stacks import find_stacks
@@ -32,7 +33,7 @@ ORDER = (
     "block",
     *(f"attn{part}" for part in ATTENTION),
     *(f"crossattn{part}" for part in ATTENTION),
-    *("ff.w1", "ff.w2", "ff.norm"),
+    *("ff.w1", "ff.w2", "ff.w3", "ff.norm"),
     "head",
 )
 
@@ -73,11 +74,18 @@ def structure(model: nn.Module) -> dict[str, list[str]]:
     Returns:
         Common name -> names of modules, in model order. Keys that may be there: `embeddings` (of tokens or patches),
         `block`, `attn` (the self-attention module, holding query, key and value), `attn.q`, `attn.k`, `attn.v`,
-        `attn.proj` (output projection), `attn.norm`, the same six under `crossattn`, `ff.w1` (all but the last layer
-        of the feed-forward part), `ff.w2` (its last), `ff.norm`, and `head`. Where query, key and value are one fused
-        layer, all three name that layer. A part that is not found has no key.
+        `attn.proj` (output projection; `where=` knows it as `attn.o` too), `attn.norm`, the same six under `crossattn`,
+        `ff.w1` (first layer of the feed-forward part; of a gated one the layer behind which the activation stands),
+        `ff.w3` (of a gated one: what its output is multiplied with), `ff.w2` (last layer), `ff.norm`, and `head`.
+        Where one fused layer computes several of them, all name that layer. A part that is not found has no key.
     """
     return by_part(common_names(model))
+
+
+def spellings(common: Common) -> list[str]:
+    """The names that mean a part: with its block, across blocks, and both with `o` for `proj`."""
+    names = [common.full, common.across]
+    return [*names, *(f"{name.removesuffix('.proj')}.o" for name in names if name.endswith(".proj"))]
 
 
 def by_part(common: Iterable[Common]) -> dict[str, list[str]]:
@@ -128,11 +136,9 @@ def _by_rules(modules: dict[str, nn.Module]) -> Iterator[Common]:
     layers = {name: projections(name, modules) for name in attentions}
     inside = {place for parts in layers.values() for place in parts.values()}
     held = set(attentions)
-    linear = [
-        name
-        for name, module in modules.items()
-        if features(module) is not None and name not in inside and held.isdisjoint(fronts(name))
-    ]
+    layered = [name for name, module in modules.items() if features(module) is not None]
+    held |= set(layered)  # what is inside a layer, as PEFT's are in a layer that it has wrapped, is no part of its own
+    linear = [name for name in layered if name not in inside and held.isdisjoint(fronts(name))]
     block_of = _blocks(attentions, linear)
     blocks = {block: [name for name in attentions if block_of[name] == block] for block in block_of.values()}
     causal = {block: _is_causal(names[0], modules) for block, names in blocks.items() if block}
@@ -143,7 +149,7 @@ def _by_rules(modules: dict[str, nn.Module]) -> Iterator[Common]:
             yield Common("block", block, *where)
         parts = {(part, place) for name in names for part, place in _attention(name, block, layers[name])}
         within = {n: m for n, m in modules.items() if block and n.startswith(f"{block}.")}
-        parts |= _feed_forward([name for name in linear if name in within], modules, layers[names[0]])
+        parts |= feed_forward([name for name in linear if name in within], modules, layers[names[0]].get("proj"))
         sublayers = {
             kind: [place for part, place in parts if part.partition(".")[0] == kind]
             for kind in ("attn", "crossattn", "ff")
@@ -180,16 +186,6 @@ def _attention(name: str, block: str, layers: Mapping[str, str]) -> Iterator[tup
     yield kind, name
     for part, place in layers.items():
         yield f"{kind}.{part}", place
-
-
-def _feed_forward(
-    linear: list[str], modules: dict[str, nn.Module], attention: Mapping[str, str]
-) -> set[tuple[str, str]]:
-    """The layers up to the last that is as wide as the attention's output; behind it only gates of experts stand."""
-    width = (features(modules[attention["proj"]]) or (0, 0))[1] if "proj" in attention else None
-    sizes = [(features(modules[name]) or (0, 0))[1] for name in linear]
-    last = max((i for i, size in enumerate(sizes) if size == width), default=len(linear) - 1)
-    return {("ff.w2" if i == last else "ff.w1", name) for i, name in enumerate(linear[: last + 1])}
 
 
 def _blocks(attentions: list[str], linear: list[str]) -> dict[str, str]:

@@ -29,6 +29,9 @@ class LoRA(DeltaMethod):
         rank: Columns of B, at least 1.
         alpha: Scale, over the rank.
         dropout: Share of the input dropped while training, in [0, 1).
+        where: By default queries and values. Where they are outputs of a fused layer, as in GPT-2, only the rows of B
+            that make them are trained, and the others stay as they are; where it is not known which those are,
+            the default trains them all, and to ask for `attn.q` by name is refused.
         ranks: place -> rank where it differs from `rank`, as in a checkpoint with a rank pattern.
         alphas: place -> alpha where it differs from `alpha`.
     """
@@ -36,6 +39,7 @@ class LoRA(DeltaMethod):
     method: ClassVar[str] = "lora"
     learning_rate: ClassVar[float] = 2e-3
     prefix: ClassVar[str] = "lora_"
+    by_output: ClassVar[tuple[str, ...]] = ("lora_B",)
 
     rank: int = 8
     alpha: float = 16

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
 
-from transfer.deltas.addressing import check_places, find_places
+from transfer.deltas.addressing import Parts, check_places, find_parts
 from transfer.deltas.attached import Attached, Site, check_tensors
+from transfer.deltas.fused import fused_at, layout_of, rows_of_parts
 from transfer.deltas.modules import inner_model, named_modules
 from transfer.errors import ConfigError, DeltaError
 
@@ -26,22 +27,27 @@ class DeltaMethod(ABC):
         where: The places, by common-structure names, ends of module names or expressions (see `addressing`).
         exclude: Modules to leave out of them, with all that is inside; the same kinds of names.
         at: Exact places, as a card lists them; goes before `where` and `exclude`.
+        parts: place -> the parts of its fused layer that are trained, as a card lists them (see `fused`); read from
+            `where` unless `at` is given.
     """
 
     method: ClassVar[str]
     learning_rate: ClassVar[float]
     starts_bare: ClassVar[bool] = True  # attached with its start, the backbone answers as without
     derived: ClassVar[tuple[str, ...]] = ()  # settings read from the model: on the card, but not chosen
+    by_output: ClassVar[tuple[str, ...]] = ()  # local tensors with a row for each output of the layer
 
     where: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     at: tuple[str, ...] | None = field(default=None, repr=False)
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "where", _names(self.where, "where"))
         object.__setattr__(self, "exclude", _names(self.exclude, "exclude"))
         if self.at is not None:
             object.__setattr__(self, "at", _names(self.at, "at"))
+        object.__setattr__(self, "parts", {place: _names(names, "parts") for place, names in self.parts.items()})
         self.check()
 
     @abstractmethod
@@ -76,11 +82,43 @@ class DeltaMethod(ABC):
         """Names of the modules that the method goes on, in model order.
 
         Raises:
-            DeltaError: a name in `where`, `exclude` or `at` is not in the model, or nothing is left.
+            DeltaError: a name in `where`, `exclude` or `at` is not in the model, nothing is left, or a part of a
+                fused layer is asked for that the method cannot train alone.
         """
         if self.at is not None:
             return check_places(model, self.at)
-        return find_places(model, self.where, self.exclude)
+        found = self.found(model)
+        alone = (
+            [] if self.by_output else [p for p, parts in found.items() if parts and not min(parts).startswith("ff.")]
+        )
+        if alone:
+            raise DeltaError(
+                f"{self.method} cannot be put on {', '.join(sorted(found[alone[0]]))} alone in {alone[0]!r}",
+                found="one layer computes query, key and value there, and the method acts on all that it gives",
+                hint=f"where=({alone[0].rpartition('.')[2]!r},) takes the whole layer",
+            )
+        return list(found)
+
+    def found(self, model: nn.Module) -> Parts:
+        """The places by `where` and `exclude`, with the parts of fused layers that they mean."""
+        return find_parts(model, self.where, self.exclude)
+
+    def fixed(self, model: nn.Module) -> Self:
+        """The method with its exact places on this model, so that they are looked up once.
+
+        Raises:
+            DeltaError: as `places`.
+        """
+        if self.at is not None:
+            return self
+        places, parts = tuple(self.places(model)), {}
+        if self.by_output:
+            parts = {place: tuple(sorted(p)) for place, p in self.found(model).items() if p and place in places}
+            # Who has named no part is not refused for one that cannot be told from the others.
+            if self.where == type(self).where:
+                modules = named_modules(model)
+                parts = {place: names for place, names in parts.items() if layout_of(modules, place) is not None}
+        return dataclasses.replace(self, at=places, parts=parts)
 
     def shapes(self, model: nn.Module) -> dict[str, tuple[int, ...]]:
         """Canonical tensor name -> shape, read from the modules; no forward pass is needed."""
@@ -93,14 +131,18 @@ class DeltaMethod(ABC):
 
     def settings(self, model: nn.Module | None = None) -> dict[str, Any]:
         """All that `from_settings` needs, as JSON: the fields, and with a model the places it goes on there."""
-        chosen: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "at"}
+        hidden = {"at", "parts"}
+        chosen: dict[str, Any] = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in hidden
+        }
         chosen = {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
         if not self.exclude:  # on the card only where there is something
             del chosen["exclude"]
-        if model is not None:
-            chosen["places"] = self.places(model)
-        elif self.at is not None:
-            chosen["places"] = list(self.at)
+        fixed = self if model is None else self.fixed(model)
+        if fixed.at is not None:
+            chosen["places"] = list(fixed.at) if model is None else fixed.places(model)
+        if fixed.parts:
+            chosen["parts"] = {place: list(names) for place, names in fixed.parts.items()}
         return chosen
 
     def start_settings(self, model: nn.Module) -> dict[str, Any]:
@@ -152,19 +194,25 @@ class DeltaMethod(ABC):
             DeltaError: a place is missing or cannot take the method, or the tensors do not fit.
         """
         host = inner_model(model)
-        shapes = self.shapes(host)
+        fixed = self.fixed(host)
+        shapes = fixed.shapes(host)
         if tensors is None:
-            tensors = self.draw(host, seed)
+            tensors = fixed.draw(host, seed)
         check_tensors(shapes, tensors)
         sites = []
         modules = named_modules(host)
-        for place in self.places(host):
+        together = fused_at(host) if fixed.parts else {}
+        for place in fixed.at or ():
             local = {
                 name: tensors[f"{place}.{name}"].detach().to(torch.float32, copy=True)
-                for name in self.local_shapes(place, modules[place])
+                for name in fixed.local_shapes(place, modules[place])
             }
-            sites.append(self.site(place, local, host))
-        return Attached(host, self, sites, self.helpers(host)).attach()
+            site = fixed.site(place, local, host)
+            if place in fixed.parts:
+                rows = rows_of_parts(modules, place, fixed.parts[place], together.get(place, ()))
+                site.train_rows(dict.fromkeys(self.by_output, rows))
+            sites.append(site)
+        return Attached(host, self, sites, fixed.helpers(host)).attach()
 
     def _local(self, name: str) -> str:
         """Canonical name without its place: local names begin with the method's own prefix."""

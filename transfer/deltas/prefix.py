@@ -16,7 +16,7 @@ from torch import nn
 from transfer.deltas.attached import Site
 from transfer.deltas.common_structure import head_sizes, is_attention
 from transfer.deltas.method import DeltaMethod
-from transfer.deltas.modules import inner_model, named_modules
+from transfer.deltas.modules import named_modules
 from transfer.deltas.prefix_interface import ImplementationSwitch, InterfacePrefixSite, uses_interface
 from transfer.deltas.prefix_positions import PositionShift, position_modules
 from transfer.deltas.prefix_rows import RowsPrefixSite, kind_of
@@ -103,8 +103,10 @@ class Prefix(DeltaMethod):
 
     def _shifted(self, model: nn.Module) -> list[str]:
         """Modules whose positions are shifted: none on encoder-decoders and on attention off the interface."""
-        inner, modules = inner_model(model), named_modules(model)
-        if not self.position_shift or getattr(getattr(inner, "config", None), "is_encoder_decoder", False):
+        modules = named_modules(model)
+        # Not the outermost alone: what a model is wrapped in has no config.
+        configs = (getattr(module, "config", None) for module in modules.values())
+        if not self.position_shift or any(getattr(config, "is_encoder_decoder", False) for config in configs):
             return []
         if not all(uses_interface(modules[place]) for place in self.places(model)):
             return []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import architectures
 import pytest
 import torch
 
@@ -36,6 +37,14 @@ def test_common_names_and_ends_of_names_mix_in_model_order(tiny_model):
         ("decoder.block.*.attn.q[-1]", [f"decoder.block.1.{SELF}.q"]),
         ("EncDecAttention.o[1:]", [f"decoder.block.1.{CROSS}.o"]),
         ("encoder.block[::2]", ["encoder.block.0"]),
+        ("decoder.attn.q[0-5]", [f"decoder.block.{i}.{SELF}.q" for i in (0, 1)]),
+        ("decoder.attn.q[-1,0]", [f"decoder.block.{i}.{SELF}.q" for i in (0, 1)]),
+        ("decoder.block.0-1.attn.q", [f"decoder.block.{i}.{SELF}.q" for i in (0, 1)]),
+        ("decoder.block[1:].attn.q", [f"decoder.block.1.{SELF}.q"]),
+        ("block.1-1.layer.0.SelfAttention.k", [f"{half}.block.1.{SELF}.k" for half in ("encoder", "decoder")]),
+        # The output projection by its short name
+        ("encoder.attn.o", [f"encoder.block.{i}.{SELF}.o" for i in (0, 1)]),
+        ("decoder.block.0.crossattn.o", [f"decoder.block.0.{CROSS}.o"]),
         # Expressions: from a dot on, or the whole name; of modules before common names
         (r"re:decoder\..*\.(q|v)", [f"decoder.block.{i}.{a}.{p}" for i in (0, 1) for a in (SELF, CROSS) for p in "qv"]),
         (
@@ -140,7 +149,14 @@ def test_layers_that_are_not_there_show_those_that_are(name, found, tiny_model):
         LoRA(where=name).places(tiny_model("bert"))
 
 
-@pytest.mark.parametrize("name", ["attn.q[]", "attn.q[a]", "attn.q[1-2]", "attn.q[0:2:0]", "attn.q[-]"])
+def test_layers_that_share_their_weights_are_said_to():
+    with torch.device("meta"):
+        model = architectures.MAKERS["albert"]()
+    with pytest.raises(DeltaError, match=r"encoder: 0 to 0, which the model runs 2 times .* one place"):
+        LoRA(where="attn.q[1]").places(model)
+
+
+@pytest.mark.parametrize("name", ["attn.q[]", "attn.q[a]", "attn.q[2-1]", "attn.q[0,]", "attn.q[0:2:0]", "attn.q[-]"])
 def test_layers_that_cannot_be_read_are_refused(name, tiny_model):
     with pytest.raises(DeltaError, match=r"cannot read the layers .*\n.*'attn\.q\[0:3\]' for the first three"):
         LoRA(where=name).places(tiny_model("bert"))

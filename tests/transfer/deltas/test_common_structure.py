@@ -4,9 +4,10 @@ import architectures
 import pytest
 import tiny
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2Model, T5Config, T5EncoderModel
 
-from transfer.deltas import Adapter, LoRA, structure
+from transfer.deltas import Adapter, LoRA, Prefix, structure
 from transfer.deltas.common_structure import common_names, head_sizes
 
 # Common name -> end of the module's name in its block. What a model has beyond its family stands in `ARCHITECTURES`.
@@ -26,8 +27,9 @@ LLAMA = PROJ | {
     "attn": "self_attn",
     "attn.proj": "self_attn.o_proj",
     "attn.norm": "input_layernorm",
-    "ff.w1": ["mlp.gate_proj", "mlp.up_proj"],
+    "ff.w1": "mlp.gate_proj",
     "ff.w2": "mlp.down_proj",
+    "ff.w3": "mlp.up_proj",
     "ff.norm": "post_attention_layernorm",
 }
 BART = PROJ | {
@@ -46,7 +48,7 @@ BART_DECODER = BART | {
 }
 
 
-def t5(w1: str | list[str] = "wi", attention: str = "SelfAttention", decoder: bool = False) -> dict[str, object]:
+def t5(gated: bool = False, attention: str = "SelfAttention", decoder: bool = False) -> dict[str, object]:
     def sublayer(kind: str, number: int, name: str) -> dict[str, object]:
         layers = {kind: name, **{f"{kind}.{p}": f"{name}.{p}" for p in "qkv"}, f"{kind}.proj": f"{name}.o"}
         return {k: f"layer.{number}.{v}" for k, v in {**layers, f"{kind}.norm": "layer_norm"}.items()}
@@ -55,8 +57,9 @@ def t5(w1: str | list[str] = "wi", attention: str = "SelfAttention", decoder: bo
     return {
         **sublayer("attn", 0, attention),
         **(sublayer("crossattn", 1, "EncDecAttention") if decoder else {}),
-        "ff.w1": [f"{ff}.DenseReluDense.{name}" for name in ([w1] if isinstance(w1, str) else w1)],
+        "ff.w1": f"{ff}.DenseReluDense.{'wi_0' if gated else 'wi'}",
         "ff.w2": f"{ff}.DenseReluDense.wo",
+        **({"ff.w3": f"{ff}.DenseReluDense.wi_1"} if gated else {}),
         "ff.norm": f"{ff}.layer_norm",
     }
 
@@ -65,7 +68,6 @@ def fused(attention: str, layer: str) -> dict[str, object]:
     return {"attn": attention, **{f"attn.{part}": f"{attention}.{layer}" for part in "qkv"}}
 
 
-GATED = ["wi_0", "wi_1"]
 CLIP = BART | {"attn.norm": "layer_norm1", "ff.w1": "mlp.fc1", "ff.w2": "mlp.fc2", "ff.norm": "layer_norm2"}
 ALBERT = {
     **{"attn": "attention", "attn.q": "attention.query", "attn.k": "attention.key", "attn.v": "attention.value"},
@@ -137,7 +139,8 @@ ARCHITECTURES: dict[str, dict[str, tuple[str, dict[str, object]]]] = {
         ENCODER: (
             "layers.0",  # the first block has no norm of its attention
             fused("attn", "Wqkv")
-            | {"attn.proj": "attn.Wo", "ff.w1": "mlp.Wi", "ff.w2": "mlp.Wo", "ff.norm": "mlp_norm"},
+            | {"attn.proj": "attn.Wo", "ff.w1": "mlp.Wi", "ff.w2": "mlp.Wo", "ff.w3": "mlp.Wi"}
+            | {"ff.norm": "mlp_norm"},
         ),
         "": ("", {"encoder.embeddings": "embeddings.tok_embeddings"}),
     },
@@ -154,8 +157,8 @@ ARCHITECTURES: dict[str, dict[str, tuple[str, dict[str, object]]]] = {
         ),
     },
     "flan-t5": {
-        ENCODER: ("encoder.block.0", t5(GATED)),
-        DECODER: ("decoder.block.0", t5(GATED, decoder=True)),
+        ENCODER: ("encoder.block.0", t5(gated=True)),
+        DECODER: ("decoder.block.0", t5(gated=True, decoder=True)),
     },
     "longt5": {ENCODER: ("encoder.block.0", t5(attention="LocalSelfAttention"))},
     "longt5-global": {
@@ -256,7 +259,12 @@ ARCHITECTURES: dict[str, dict[str, tuple[str, dict[str, object]]]] = {
     "mixtral": {  # the experts' matrices are stacked in tensors, not in layers
         DECODER: ("model.layers.0", {part: place for part, place in LLAMA.items() if not part.startswith("ff.w")}),
     },
-    "phi3": {DECODER: ("model.layers.0", LLAMA | fused("self_attn", "qkv_proj") | {"ff.w1": "mlp.gate_up_proj"})},
+    "phi3": {
+        DECODER: (
+            "model.layers.0",
+            LLAMA | fused("self_attn", "qkv_proj") | {f"ff.w{i}": "mlp.gate_up_proj" for i in (1, 3)},
+        )
+    },
     "vit": {
         ENCODER: (
             "vit.layers.0",
@@ -352,6 +360,21 @@ def test_layers_that_albert_shares_are_there_once():
     assert [common.block for common in common_names(groups) if common.part == "block"] == [0, 1, 2, 3]
 
 
+@torch.no_grad()
+def test_a_delta_on_layers_that_share_weights_acts_in_each_of_them():
+    # One place that runs twice: what is trained is added each time, as a change of the shared weight would be.
+    model = architectures.build("albert")
+    attached = LoRA(rank=2, where="attn.q").attach(model)
+    assert attached.places == [f"{ALBERT_LAYER}.attention.query"]
+    calls = []
+    handle = model.get_submodule(attached.places[0]).register_forward_hook(lambda *_: calls.append(1))
+    attached.load_state_dict({name: torch.full_like(x, 0.3) for name, x in attached.state_dict().items()})
+    changed = architectures.run("albert", model)
+    assert len(calls) == model.config.num_hidden_layers == 2
+    handle.remove()
+    assert torch.allclose(architectures.run("albert", attached.merge()), changed, atol=1e-5)
+
+
 def test_cross_attention_has_names_of_its_own(tiny_model):
     found = structure(tiny_model("t5"))
     assert found["crossattn.q"] == [f"decoder.block.{block}.layer.1.EncDecAttention.q" for block in (0, 1)]
@@ -391,6 +414,56 @@ def test_a_model_inside_others_keeps_its_parts(tiny_model):
         part: [f"outer.net.{place}" for place in places] for part, places in structure(inner).items()
     }
     assert {common.stack for common in common_names(wrapped)} == {"encoder"}
+
+
+class Wrapper(torch.nn.Module):
+    """As DistributedDataParallel holds its model: without a config, under `module`."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", ["bert", "bart", "gpt2", "deberta-v2"])
+@pytest.mark.parametrize("method", [LoRA(), Adapter(), Prefix(length=2)], ids=lambda method: method.method)
+def test_a_delta_on_a_wrapped_model_acts_as_on_the_model(arch, method, tiny_model, inputs_for, outputs, disturbed):
+    model, inputs = tiny_model(arch), inputs_for(arch)
+    attached = method.attach(model)
+    tensors = disturbed(attached)
+    expected = outputs(model, inputs)
+    attached.detach()
+    wrapped = Wrapper(model)
+    method.attach(wrapped, {f"module.{name}": tensor for name, tensor in tensors.items()})
+    assert torch.equal(outputs(wrapped, inputs), expected)
+
+
+def test_a_model_that_peft_has_wrapped_keeps_its_parts(tiny_model):
+    model = tiny_model("bert")
+    expected = {part: [f"base_model.model.{place}" for place in places] for part, places in structure(model).items()}
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["query", "value", "dense"]))
+    assert structure(wrapped) == expected
+
+
+@torch.no_grad()
+def test_deltas_stand_beside_those_of_peft(tiny_model, inputs_for, outputs, disturbed):
+    inputs = inputs_for("bert")
+    wrapped = get_peft_model(tiny_model("bert"), LoraConfig(r=2, init_lora_weights=False)).eval()
+    before = outputs(wrapped, inputs)
+    with wrapped.disable_adapter():
+        bare = outputs(wrapped, inputs)
+    for method in (LoRA(rank=2), Adapter(bottleneck=2), Prefix(length=2)):
+        attached = method.attach(wrapped)
+        disturbed(attached)
+        both = outputs(wrapped, inputs)
+        assert not torch.allclose(both, before, atol=1e-4)
+        with wrapped.disable_adapter():
+            assert not torch.allclose(outputs(wrapped, inputs), bare, atol=1e-4)
+        attached.detach()
+        assert torch.equal(outputs(wrapped, inputs), before)
 
 
 def test_deltas_are_no_part_of_the_structure(tiny_model):
