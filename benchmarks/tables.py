@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.estimators import matrix, report
 from benchmarks.estimators import run as estimators
 from benchmarks.rows import Rows
+from benchmarks.speed import deltas_table
 from benchmarks.speed import init as speed
 from benchmarks.strategies import run as strategies
 from benchmarks.strategies.table import table as strategies_table
@@ -51,6 +52,20 @@ def of_speed() -> str:
     return markdown(["estimator", *speed.METHODS], table)
 
 
+def of_deltas() -> str:
+    """Training step and forward of ours over those of PEFT."""
+    return markdown(deltas_table.HEAD, deltas_table.table_rows(_delta_rows()))
+
+
+def of_attaching() -> str:
+    """Milliseconds to put one more module on a model."""
+    return markdown(deltas_table.ATTACH_HEAD, deltas_table.attach_rows(_delta_rows()))
+
+
+def _delta_rows() -> list[dict[str, Any]]:
+    return Rows(deltas_table.HERE / "deltas.jsonl", deltas_table.KEY).rows
+
+
 def of_starter() -> str:
     """Every module that was trained for the starter zoo, kept or not."""
     path = ROOT / "zoo" / "starter" / "build.json"
@@ -75,6 +90,8 @@ def of_estimators() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "strategies": of_strategies,
     "speed": of_speed,
+    "deltas": of_deltas,
+    "attaching": of_attaching,
     "starter": of_starter,
     "estimators": of_estimators,
 }
