@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from transfer.deltas import METHODS
 from transfer.deltas.attached import Attached
 from transfer.deltas.method import DeltaMethod
+from transfer.deltas.modules import named_modules
 from transfer.errors import DeltaError
 
 
@@ -89,6 +91,48 @@ class Delta:
         """A copy of what is attached; later training does not change it."""
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in attached.state_dict().items()}
         return cls(attached.method, tensors, attached.method.settings(attached.host))
+
+    def save(self, folder: Path | str, replace: bool = False) -> Path:
+        """Write it as a folder by itself, whole or not at all: its settings as JSON, its tensors as safetensors.
+
+        Args:
+            folder: Must not be there, or be empty, unless `replace` is True.
+            replace: Put it in the place of a delta that was saved there before, and of nothing else.
+        Raises:
+            PathError: something is in the folder, or with `replace` something other than a saved delta.
+            TensorError: the tensors cannot be written.
+        """
+        from zoo.folders import whole_folder
+        from zoo.formats import native
+
+        files = (native.CONFIG, native.TENSORS)
+        with whole_folder(Path(folder), files if replace else (), native.CONFIG) as part:
+            native.write(part, self.method.method, self.settings, self.tensors, "")
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: Path | str, model: nn.Module | None = None) -> Delta:
+        """Read what `save` wrote, or a checkpoint of PEFT or OpenDelta; tensors in fp32.
+
+        Args:
+            folder: With the files of one of `zoo.formats`.
+            model: Where it shall go. What `save` wrote can do without; the names of others' are fitted to its names.
+        Raises:
+            FormatError: there is no checkpoint, or it is of a variant that cannot be read.
+            TensorError: the tensors cannot be read.
+            DeltaError: the settings are not the method's.
+        """
+        from zoo.formats import detect
+
+        folder = Path(folder)
+        format_ = detect(folder)
+        places = None if model is None else [name for name in named_modules(model) if name]
+        nameless = None if model is None else format_.nameless(folder)
+        own = None if nameless is None or model is None else METHODS.get(nameless)().places(model)
+        found = format_.read(folder, places, own)
+        method = METHODS.get(found.method).from_settings(found.settings)
+        tensors = {name: tensor.to(torch.float32, copy=True) for name, tensor in found.tensors.items()}
+        return cls(method, tensors, dict(found.settings))
 
     def attach(self, model: nn.Module) -> Attached:
         """Put it on a model; the tensors are copied."""
