@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import nn
 
 from transfer.deltas.asked import Asked
+from transfer.deltas.attention import KEY, PROJECTION, QUERY, VALUE
 from transfer.deltas.blocks import stack_and_index
 from transfer.deltas.common_structure import Common, by_part, common_names, spellings
 from transfer.deltas.dotted import fronts
@@ -31,6 +32,7 @@ from transfer.errors import DeltaError
 
 Parts = dict[str, frozenset[str]]  # place -> parts of its fused layer; none for a place that is meant as a whole
 WHOLE: frozenset[str] = frozenset()
+KIN = {"q": QUERY, "k": KEY, "v": VALUE, "proj": PROJECTION}  # part -> what models call it
 
 
 def find_places(model: nn.Module, where: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
@@ -172,6 +174,8 @@ def _unknown(name: str, model: nn.Module, modules: list[str], common: list[Commo
     known = list(by_part(common))
     full = [spelling for c in common for spelling in (c.across, c.full)]
     close = difflib.get_close_matches(name, dict.fromkeys([*known, *full, *sorted(ends), *modules]), n=3, cutoff=0.5)
+    kin = [f"attn.{part}" for part, words in KIN.items() if name.rpartition(".")[2] in words]  # another model's name
+    close = list(dict.fromkeys([*(part for part in kin if part in known), *close]))[:3]
     nothing = "no common structure; name modules by the end of their names"
     return DeltaError(
         f"no place named {name!r} in {type(inner_model(model)).__name__}",

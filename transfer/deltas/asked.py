@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from transfer.errors import DeltaError
 
 EXPRESSION = "re:"
-_BRACKETS = re.compile(r"(?P<front>[^\[\]]*)\[(?P<layers>[^\[\]]*)\](?P<rest>[^\[\]]*)")
-_DASHED = re.compile(r"(?P<front>(?:.*\.)?)(?P<layers>\d+-\d+)(?P<rest>\..*|)")
+_BRACKETS = re.compile(r"(?P<front>[^\[\]]+)\[(?P<layers>[^\[\]]*)\](?P<rest>[^\[\]]*)")
+_DASHED = re.compile(r"(?P<front>.*\.)(?P<layers>\d+-\d+)(?P<rest>\..*|)")
 _SLICE = re.compile(r"(-?\d+)?\s*:\s*(-?\d+)?\s*(?::\s*(-?\d+)?)?")
 _RANGE = re.compile(r"(\d+)\s*-\s*(\d+)")
 _NUMBER = re.compile(r"-?\d+")

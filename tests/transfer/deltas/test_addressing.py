@@ -58,7 +58,7 @@ def test_a_name_means_these_places(name, places, tiny_model):
     assert find_places(tiny_model("t5"), (name,)) == places
 
 
-@pytest.mark.parametrize("name", ["re:uery", "re:layer.0", "uery"])
+@pytest.mark.parametrize("name", ["re:uery", "re:layer.0", "uery", "[0:2]", "0-1"])
 def test_names_and_expressions_begin_at_a_dot_and_end_at_the_end(name, tiny_model):
     if name == "re:layer.0":  # ends at a whole name, which is the block's
         assert find_places(tiny_model("bert"), (name,)) == ["encoder.layer.0"]
@@ -129,6 +129,9 @@ def test_exclude_is_on_the_card_only_where_it_is_set(tiny_model):
         ("encoder.blok.1.attn.q", "encoder.block.1.attn.q"),
         ("decoder.attn.v", "encoder.attn.v"),
         ("attn.vv[0:1]", "attn.v"),
+        ("q_proj", "attn.q"),  # as other models call it
+        ("attention.query", "attn.q"),
+        ("self_attn.o_proj", "attn.proj"),
     ],
 )
 def test_an_unknown_name_shows_the_closest(wrong, close, tiny_model):
