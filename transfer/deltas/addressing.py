@@ -121,8 +121,8 @@ class Names:
         if asked.layers is not None:
             found = self._in_layers(found, asked)
         if inside:
-            whole = [place for place, parts in found.items() if not parts]
-            found |= {other: WHOLE for other in self.modules if not set(whole).isdisjoint(fronts(other))}
+            whole = {place for place, parts in found.items() if not parts}
+            found |= {other: WHOLE for other in self.modules if not whole.isdisjoint(fronts(other))}
         return found
 
     def layer_of(self, place: str) -> tuple[str, int] | None:
