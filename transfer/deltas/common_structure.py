@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -19,6 +20,11 @@ from transfer.deltas.dotted import fronts, shared_parts
 from transfer.deltas.modules import features, named_modules
 from transfer.deltas.norms import norms_of_block
 from transfer.deltas.stacks import find_stacks
+from transfer.deltas.structured import Structure
+from transfer.deltas.tree import plan, tree_of
+
+if TYPE_CHECKING:
+    from transfer.deltas.method import DeltaMethod
 
 __all__ = ["Common", "common_names", "head_sizes", "is_attention", "structure"]
 
@@ -65,19 +71,23 @@ class Common:
         return f"{self.stack}.{self.part}" if self.stack else self.part
 
 
-def structure(model: nn.Module) -> dict[str, list[str]]:
-    """Find the places that models have in common.
+def structure(model: nn.Module, delta: DeltaMethod | None = None) -> Structure:
+    """Find the places that models have in common. Printed, or in a notebook, it is the tree of the model.
 
     Args:
         model: Any model, or a `Backbone` (then its inner model); names are relative to it.
+        delta: A method that the tree shows as if it were attached.
     Returns:
         Common name -> names of modules, in model order. Keys that may be there: `embeddings` (of tokens or patches),
         `block`, `attn` (the self-attention module, holding query, key and value), `attn.q`, `attn.k`, `attn.v`,
         `attn.proj` (output projection), `attn.norm`, the same six under `crossattn`, `ff.w1` (all but the last layer
         of the feed-forward part), `ff.w2` (its last), `ff.norm`, and `head`. Where query, key and value are one fused
         layer, all three name that layer. A part that is not found has no key.
+    Raises:
+        DeltaError: the model has no place for `delta`, or one that cannot take it.
     """
-    return by_part(common_names(model))
+    common = common_names(model)
+    return Structure(by_part(common), tree_of(model, common, None if delta is None else plan(delta, model)))
 
 
 def by_part(common: Iterable[Common]) -> dict[str, list[str]]:
