@@ -113,9 +113,7 @@ def _method(
 
 def _names(given: list[str]) -> list[str]:
     """`a,b` as two names; an expression is one, commas and all."""
-    return [
-        name for text in given for name in ([text] if text.startswith("re:") else options.split_names(text) or [])
-    ]
+    return [name for text in given for name in ([text] if text.startswith("re:") else options.split_names(text) or [])]
 
 
 def _serve(output: Output, outline: nn.Module, name: str, method: DeltaMethod | None, browser: bool) -> None:

@@ -175,8 +175,8 @@ def tree_of(model: nn.Module, common: Iterable[Common], planned: Mapping[str, La
     for place, laid in (planned or {}).items():
         deltas.setdefault(place, []).append(laid)
     by_place: dict[str, list[Common]] = {}
-    for name in common:
-        by_place.setdefault(name.place, []).append(name)
+    for spelled in common:
+        by_place.setdefault(spelled.place, []).append(spelled)
     modules = named_modules(model)
     inside: dict[str, list[str]] = {}
     for name in modules:
@@ -227,8 +227,8 @@ def _attached(model: nn.Module) -> dict[str, list[Laid]]:
             continue
         host = name.rpartition(".")[0]
         method = getattr(getattr(module, "method", None), "method", type(module).__name__)
-        for site in module.modules():
-            own = list(site.named_parameters()) if isinstance(site, Site) else []
+        for site in (part for part in module.modules() if isinstance(part, Site)):
+            own = list(site.named_parameters())
             if own:
                 shapes = tuple((local, tuple(parameter.shape)) for local, parameter in own)
                 trained = sum(parameter.numel() for _, parameter in own if parameter.requires_grad)

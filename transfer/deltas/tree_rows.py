@@ -58,11 +58,6 @@ def rows_of(root: Node, everything: bool = False, fold: bool = True) -> Row:
     return _row(root.label, (root,), everything, fold)
 
 
-def unfolded(row: Row) -> list[Row]:
-    """A row for each of the modules that a row stands for, by their full names."""
-    return [_row(node.name, (node,), everything=False, fold=True) for node in row.nodes]
-
-
 def ranges(numbers: Sequence[int]) -> str:
     """Ascending numbers in few letters.
 

@@ -14,7 +14,8 @@ from transfer.deltas.tree_rows import Row, rows_of
 FROZEN, QUIET, TRAINABLE, DELTA, NAME, COMMON = "dim", "dim", "bold blue", "magenta", "bold", "cyan"
 HEADS = ("params", "share", "trained")
 WIDEST_COMMON = 20
-_ASCII = str.maketrans({"│": "|", "├": "|", "└": "`", "●": "*", "◐": "~", "→": ">", "×": "x", "…": "~"})
+TIMES = "\u00d7"
+_ASCII = str.maketrans({"│": "|", "├": "|", "└": "`", "●": "*", "◐": "~", "→": ">", TIMES: "x", "…": "~"})
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,12 @@ def sizes(node: Node) -> str:
     if not node.sizes:
         return ""
     linear = "Linear" in node.kind or "Conv1D" in node.kind
-    return ("→" if linear and len(node.sizes) == 2 else "×").join(map(str, node.sizes))
+    return ("→" if linear and len(node.sizes) == 2 else TIMES).join(map(str, node.sizes))
 
 
 def tensors(laid: Laid) -> str:
     """`lora_A 8×384, lora_B 384×8`."""
-    return ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in laid.tensors)
+    return ", ".join(f"{name} {TIMES.join(map(str, shape))}" for name, shape in laid.tensors)
 
 
 def tied(node: Node) -> str:
@@ -130,9 +131,11 @@ def state(counts: Counts) -> str:
     return "trainable" if counts.trained == counts.everything else "partly"
 
 
-def _lines(row: Row, whole: int, depth: int | None, front: str = "", below: str = "", times: int = 1) -> Iterator[_Line]:
+def _lines(
+    row: Row, whole: int, depth: int | None, front: str = "", below: str = "", times: int = 1
+) -> Iterator[_Line]:
     node, counts, how = row.first, row.counts, state(row.counts)
-    alike = f"×{len(row.nodes)}" if len(row.nodes) != times else ""
+    alike = f"{TIMES}{len(row.nodes)}" if len(row.nodes) != times else ""
     same = f"= {tied(node)}" if tied(node) else ""
     kind = node.kind if row.label else ""
     about = [(alike, same, kind, sizes(node)), (alike, same, sizes(node)), (alike, same), (alike, same and "tied")]

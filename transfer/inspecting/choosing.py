@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -38,7 +38,7 @@ def choose(
     for setting, text in (settings or {}).items():
         if setting not in fields:
             raise ConfigError(f"{name} has no setting named {setting!r}", found=", ".join(fields))
-        chosen[setting] = _read(setting, text, fields[setting].default)
+        chosen[setting] = _read(setting, text, fields[setting])
     if where:
         chosen["where"] = tuple(where)
     if exclude:
@@ -52,7 +52,7 @@ def sizes_of(name: str) -> dict[str, int]:
     return {
         f.name: f.default
         for f in dataclasses.fields(METHODS.get(name))
-        if isinstance(f.default, int) and not isinstance(f.default, bool)
+        if f.type in ("int", int) and isinstance(f.default, int)
     }
 
 
@@ -69,23 +69,28 @@ def fitting(method: DeltaMethod, model: nn.Module) -> tuple[dict[str, Laid], dic
     return fits, refused
 
 
-def _read(setting: str, text: str, default: object) -> object:
-    """The text as a value of the default's kind; what is nothing by default is a whole number if anything."""
+def _read(setting: str, text: str, field: dataclasses.Field[Any]) -> object:
+    """The text as a value of the field's type."""
+    kind = str(getattr(field.type, "__name__", field.type)).removesuffix(" | None")
+    if kind not in _READERS:
+        raise ConfigError(f"{setting} cannot be set from text", hint="set it in Python")
+    read, said = _READERS[kind]
     try:
-        if isinstance(default, bool):
-            return {"true": True, "false": False}[text.lower()]
-        if isinstance(default, str):
-            return text
-        if isinstance(default, float):
-            value = float(text)
-            if not math.isfinite(value):
-                raise ValueError(text)
-            return value
-        if isinstance(default, int) or default is None:
-            return int(text)
+        return read(text)
     except (ValueError, KeyError) as error:
-        kind = "a whole number" if default is None else {bool: "true or false", float: "a number"}.get(
-            type(default), "a whole number"
-        )
-        raise ConfigError(f"{setting} takes {kind}, got {text!r}", hint=f"{setting}={default}") from error
-    raise ConfigError(f"{setting} cannot be set here", hint="set it in Python")
+        raise ConfigError(f"{setting} takes {said}, got {text!r}", hint=f"{setting}={field.default}") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+_READERS: dict[str, tuple[Callable[[str], object], str]] = {
+    "int": (int, "a whole number"),
+    "float": (_finite, "a number"),
+    "bool": ({"true": True, "false": False}.__getitem__, "true or false"),
+    "str": (str, "text"),
+}

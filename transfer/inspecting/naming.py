@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -101,7 +102,7 @@ def _slices(numbers: list[int]) -> Iterator[str]:
     >>> list(_slices([0, 1, 2, 5])), list(_slices([0, 2, 4]))
     (['0:3', '5'], ['0:5:2'])
     """
-    steps = {b - a for a, b in zip(numbers, numbers[1:], strict=False)}
+    steps = {b - a for a, b in itertools.pairwise(numbers)}
     if len(numbers) > 2 and len(steps) == 1:
         step = steps.pop()
         yield f"{numbers[0]}:{numbers[-1] + 1}" + (f":{step}" if step > 1 else "")
