@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SECONDS = 60  # that one answer may take on a busy machine
+SECONDS = 30  # that one answer may take on a busy machine
 # The browser reads commands from file 3 and writes answers to file 4, wherever the pipes are here.
 _START = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
@@ -77,8 +77,9 @@ class Chromium:
 
     def open(self, address: str) -> None:
         """Go to an address and wait until it is loaded."""
+        self.js("globalThis.old = true")
         self.call("Page.navigate", url=address)
-        self.wait(lambda: self.js("document.readyState === 'complete' && location.href !== 'about:blank'"))
+        self.wait(lambda: self.js("!globalThis.old && document.readyState === 'complete'"))
 
     def js(self, code: str) -> Any:
         """The value of an expression in the page; promises are waited for."""

@@ -13,7 +13,7 @@ from transfer.deltas.tree_rows import Row, rows_of
 
 FROZEN, QUIET, TRAINABLE, DELTA, NAME, COMMON = "dim", "dim", "bold blue", "magenta", "bold", "cyan"
 HEADS = ("params", "share", "trained")
-WIDEST_COMMON = 20
+WIDEST_COMMON, NARROWEST_NAME = 20, 24
 TIMES = "\u00d7"
 _ASCII = str.maketrans({"│": "|", "├": "|", "└": "`", "●": "*", "◐": "~", "→": ">", TIMES: "x", "…": "~"})
 
@@ -67,10 +67,16 @@ def lines(root: Node, look: Look | None = None) -> list[list[Piece]]:
     heads = HEADS[:columns]
     numbers = [max(map(len, column)) for column in zip(heads, *(line.numbers for line in body), strict=True)]
     common = min(max(len(line.common) for line in body), WIDEST_COMMON)
-    name = look.width - (common + 2 if common else 0) - sum(numbers) - 2 * len(numbers)
+    name = look.width - sum(numbers) - 2 * len(numbers)
+    if name - common < NARROWEST_NAME:  # on a narrow terminal the names of the model go before
+        common = 0
+    name -= common + 2 if common else 0
     head = _Line("", "", "", (), "", heads, QUIET)
     said = [*(_set(line, name, common, numbers) for line in (head, *body)), [], *_summary(root, look.width)]
-    return [[Piece(p.text.translate(_ASCII), p.style) for p in line] for line in said] if look.plain else said
+    if not look.plain:
+        return said
+    plain = [[(p.text.translate(_ASCII).encode("ascii", "replace").decode(), p.style) for p in line] for line in said]
+    return [[Piece(text, style) for text, style in line] for line in plain]
 
 
 def as_text(root: Node, look: Look | None = None) -> str:
@@ -214,6 +220,6 @@ def _summary(root: Node, width: int) -> Iterator[list[Piece]]:
         rows.append(("+ delta", counts.delta, DELTA, where))
     for head, number, style, note in rows:
         text = f"{head:<12}{number:>{wide},}  {share(number, everything):>7}"
-        yield [Piece(text, style), Piece(f"  {note}"[: width - len(text)] if note else "", style)]
+        yield [Piece(fit(text, width), style), Piece(f"  {note}"[: max(width - len(text), 0)] if note else "", style)]
     said = f"{counts.trained:,} of {everything:,} ({share(counts.trained, everything)})"
-    yield [Piece(f"  {'trained':<10}"), Piece(said)]
+    yield [Piece(fit(f"  {'trained':<10}{said}", width))]

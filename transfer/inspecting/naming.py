@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from torch import nn
 
-from transfer.deltas.addressing import EXPRESSION, Names
+from transfer.deltas.addressing import EXPRESSION, Names, check_places
 from transfer.errors import DeltaError
 
 
@@ -27,9 +27,7 @@ def shortest_where(model: nn.Module, places: Iterable[str]) -> tuple[str, ...]:
     wanted = set(places)
     if not wanted:
         raise DeltaError("no places are given, so there is nothing to name")
-    for place in wanted:
-        if place not in names.modules or not place:
-            raise DeltaError(f"no place named {place!r} in the model")
+    check_places(model, sorted(wanted))
     ordered = [place for place in names.modules if place in wanted]
     chosen: list[str] = []
     for kind in (_common, _ends, _layers, _exact):

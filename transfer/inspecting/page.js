@@ -301,6 +301,8 @@ async function begin() {
   at("tree").replaceChildren(item(found.tree, 0, 1));
   at("tree").firstChild.tabIndex = 0;
   await choose(found.chosen.method, found.chosen.settings, found.chosen.places);
+  for (const [element, row] of rows) if (meant(row).some((place) => state.chosen.has(place))) open(element, true);
+  for (const [element, row] of rows) if (row.places.some((place) => state.chosen.has(place))) open(element, false);
 }
 
 begin().catch(complain);

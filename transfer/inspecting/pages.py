@@ -11,6 +11,7 @@ from torch import nn
 
 from transfer.deltas import METHODS, structure
 from transfer.deltas.method import DeltaMethod
+from transfer.deltas.tree import plan
 from transfer.deltas.tree_rows import Row, rows_of
 from transfer.deltas.tree_text import share, sizes, tied
 from transfer.errors import ConfigError, TransferError
@@ -76,15 +77,15 @@ class Pages:
         if not places:
             return {"parameters": 0, "share": share(0, 1), "places": 0, "where": [], "python": "", "command": ""}
         where = shortest_where(self.model, places)
-        counts = structure(self.model, dataclasses.replace(chosen, where=where)).tree.counts
+        n = sum(laid.size for laid in plan(dataclasses.replace(chosen, where=where), self.model).values())
         told = {name: value for name, value in settings.items() if value != sizes_of(method)[name]}
         words = ["transfer", "inspect", self.name, "--delta", method]
         words += [word for name in where for word in ("--where", name)]
         words += [word for name, value in told.items() for word in ("--set", f"{name}={value}")]
         keywords = ", ".join([*(f"{name}={value}" for name, value in told.items()), f"where={where!r}"])
         return {
-            "parameters": counts.delta,
-            "share": share(counts.delta, counts.everything),
+            "parameters": n,
+            "share": share(n, self.tree.counts.everything + n),
             "places": len(places),
             "where": list(where),
             "python": f"{type(chosen).__name__}({keywords})",

@@ -24,6 +24,7 @@ ASSETS = {
     "page.js": ("page.js", "text/javascript; charset=utf-8"),
 }
 QUESTIONS = ("places", "count")
+MISSING_SLASH = "/"  # in place of a path: an address that was copied without its end
 # Everything comes from this server, nothing is framed, sent elsewhere or kept.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -104,6 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = self._path()
         if path is None:
             self._say(403, {"error": "forbidden"})
+        elif path == MISSING_SLASH:
+            self._send(308, b"", "text/plain", {"Location": f"/{self.token}/"})
         elif path in self.assets:
             body, kind = self.assets[path]
             self._send(200, body, kind)
@@ -134,7 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
         token, slash, rest = self.path.partition("?")[0].removeprefix("/").partition("/")
         hosts = [f"{name}:{self.server.server_port}" for name in (HOST, "localhost")]  # type: ignore[attr-defined]
         known = hmac.compare_digest(token.encode("utf-8", "replace"), self.token.encode())
-        return rest if known and slash and self.headers.get_all("Host") in [[host] for host in hosts] else None
+        if not known or self.headers.get_all("Host") not in [[host] for host in hosts]:
+            return None
+        return rest if slash else MISSING_SLASH
 
     def _same_origin(self) -> bool:
         """Whether the page itself asks, where the browser says who does."""
@@ -169,9 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _say(self, status: int, document: Any) -> None:
         self._send(status, json.dumps(document).encode(), "application/json")
 
-    def _send(self, status: int, body: bytes, kind: str) -> None:
+    def _send(self, status: int, body: bytes, kind: str, more: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **HEADERS}.items():
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **HEADERS, **(more or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
