@@ -53,6 +53,8 @@ def inspect(
     output = Output(as_json=as_json, quiet=quiet)
     if web and as_json:
         raise ConfigError("--web shows a page and --json prints a document", hint="one of them")
+    if web and (depth is not None or everything):
+        raise ConfigError("the page of --web opens and folds by itself", hint="leave out --depth and --all")
     if no_open and not web:
         raise ConfigError("--no-open says how to begin with --web", hint="add --web")
     outline = load_outline(model, kind)

@@ -194,7 +194,7 @@ def _set(line: _Line, name: int, common: int, numbers: list[int]) -> list[Piece]
     styles = (line.style, QUIET, DELTA if line.style == DELTA else line.style)[-len(numbers) :]
     for text, wide, style in zip(line.numbers, numbers, styles, strict=True):
         pieces.append(Piece("  " + text.rjust(wide), style))
-    return pieces
+    return [*pieces[:-1], Piece(pieces[-1].text.rstrip(), pieces[-1].style)]
 
 
 def fit(text: str, width: int) -> str:

@@ -17,7 +17,7 @@ from transfer.backbones.outline import build_outline
 from transfer.deltas import METHODS, Adapter, BitFit, LoRA, Prefix, SoftPrompt, structure
 from transfer.deltas.tree import Counts
 from transfer.deltas.tree_rows import ranges, rows_of
-from transfer.deltas.tree_text import Look
+from transfer.deltas.tree_text import TIMES, Look
 from transfer.errors import DeltaError
 
 
@@ -127,7 +127,7 @@ def test_the_text_says_what_is_there():
     text = str(structure(model, LoRA(rank=4, where=("attn.q", "attn.v[0]"))))
     assert "query  Linear 32→32" in text
     assert "attn.proj" in text
-    assert text.count("lora_A 4×32, lora_B 32×4") == 3
+    assert text.count(f"lora_A 4{TIMES}32, lora_B 32{TIMES}4") == 3
     assert "+ delta        768    2.23%  lora at 3 places" in text
     assert "encoder.layer.0" not in text  # names are those in the row above
     # The layers differ in their deltas, so neither stands for the other.
@@ -180,7 +180,7 @@ def test_html_is_well_formed_and_names_are_escaped():
     assert "b" not in page.tags
     assert "script" not in page.tags
     assert any("<b>bold</b>" in text for text in page.texts)
-    assert any("lora_A 1×2, lora_B 2×1" in text for text in page.texts)
+    assert any(f"lora_A 1{TIMES}2, lora_B 2{TIMES}1" in text for text in page.texts)
 
 
 def test_a_structure_is_a_dict_that_can_be_copied():

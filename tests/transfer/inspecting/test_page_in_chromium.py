@@ -14,6 +14,7 @@ from torch import nn
 
 from transfer.backbones.outline import build_outline
 from transfer.deltas import LoRA, Prefix, structure
+from transfer.deltas.tree_text import TIMES
 from transfer.inspecting import Pages
 
 BINARY = chromium.find_chromium()
@@ -132,7 +133,9 @@ def test_everything_can_be_done_with_keys(page, model):
             break
         page.press("ArrowDown", "ArrowRight")
     assert page.js(at) == QUERY
-    assert page.js("document.activeElement.getAttribute('aria-label')").startswith("q, Linear 32→32, common name attn.q")
+    assert page.js("document.activeElement.getAttribute('aria-label')").startswith(
+        "q, Linear 32→32, common name attn.q"
+    )
     page.press("Space")
     counted(page, n_parameters(model, LoRA()) - n_parameters(model, LoRA(where=("encoder.attn.q[0]",))))
     assert page.js("document.activeElement.getAttribute('aria-checked')") == "false"
@@ -147,7 +150,7 @@ def test_folded_layers_open_one_by_one(page):
     bert = build_outline(config, "bert")
     answer = Pages(bert, "bert").begin()["tree"]
     page.js(f"at('tree').replaceChildren(item({json.dumps(answer)}, 0, 1)); mark()")
-    assert page.js("document.querySelector('.fold').textContent") == "×4"
+    assert page.js("document.querySelector('.fold').textContent") == f"{TIMES}4"
     page.click("document.querySelector('.fold')")
     labels = page.js("[...document.querySelectorAll('#tree .label')].map((e) => e.textContent)")
     assert [label for label in labels if label.startswith("layer.")] == [f"layer.{i}" for i in range(4)]

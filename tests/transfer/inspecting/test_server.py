@@ -80,7 +80,9 @@ def test_an_address_that_lost_its_last_slash_finds_the_page(server):
     assert ask(server, "GET", f"/{server.token}", headers={"Host": "example.com"})[0] == 403
 
 
-@pytest.mark.parametrize("host", ["example.com", "example.com:{port}", "127.0.0.1", "localhost:1", "127.0.0.1.evil:{port}", ""])
+@pytest.mark.parametrize(
+    "host", ["example.com", "example.com:{port}", "127.0.0.1", "localhost:1", "127.0.0.1.evil:{port}", ""]
+)
 def test_another_host_is_refused(server, host):
     headers = {"Host": host.format(port=server.port)}
     assert ask(server, "GET", f"/{server.token}/", headers=headers)[0] == 403
@@ -95,7 +97,8 @@ def test_two_hosts_or_none_are_refused(server):
 
 
 @pytest.mark.parametrize(
-    "path", ["pages.py", "../server.py", "..%2fserver.py", "%2e%2e/__init__.py", "page.html", "/etc/passwd", "page.js/", "x"]
+    "path",
+    ["pages.py", "../server.py", "..%2fserver.py", "%2e%2e/__init__.py", "page.html", "/etc/passwd", "page.js/", "x"],
 )
 def test_no_path_but_its_own_is_served(server, path):
     assert ask(server, "GET", f"/{server.token}/{path}")[0] == 404
