@@ -18,6 +18,8 @@ from transfer.errors import ConfigError, TransferError
 from transfer.inspecting.choosing import choose, fitting, sizes_of
 from transfer.inspecting.naming import shortest_where
 
+LARGEST_SIZE = 1_000_000  # of a rank or a length; larger numbers of values cannot be counted
+
 
 class Pages:
     """Answers about one model; each is plain data for JSON. Nothing is attached, so it can be asked from many threads.
@@ -108,6 +110,9 @@ class Pages:
             raise ConfigError("settings have to be whole numbers by name")
         if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
             raise ConfigError("places have to be a list of names")
+        huge = next((name for name, value in settings.items() if value > LARGEST_SIZE), None)
+        if huge is not None:
+            raise ConfigError(f"{huge} must be at most {LARGEST_SIZE:,}, got {settings[huge]}")
         unknown = sorted(set(settings) - set(sizes_of(method)))
         if unknown:
             raise ConfigError(f"{method} has no size named {unknown[0]!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
+import sys
 import threading
 import webbrowser
 from collections.abc import Mapping
@@ -50,8 +51,7 @@ class Server:
         self.token = secrets.token_urlsafe(24)
         assets = {path: (_read(file), kind) for path, (file, kind) in ASSETS.items()}
         handler = type("Handler", (_Handler,), {"pages": pages, "token": self.token, "assets": assets})
-        self._server = ThreadingHTTPServer((HOST, 0), handler)
-        self._server.daemon_threads = True  # a connection left open does not keep the process
+        self._server = _Threads((HOST, 0), handler)
         self.port: int = self._server.server_address[1]
 
     @property
@@ -88,6 +88,17 @@ class Server:
 
 def _read(file: str) -> bytes:
     return files("transfer.inspecting").joinpath(file).read_bytes()
+
+
+class _Threads(ThreadingHTTPServer):
+    """A thread for each connection; one that is left open does not keep the process."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say what went wrong, unless it is a browser that did not wait for its answer."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import socket
+import struct
 from importlib.resources import files
 
 import pytest
@@ -135,6 +136,7 @@ def test_bodies_that_are_too_long_or_no_json_are_refused(server):
         ({"method": "lorra"}, "no method named 'lorra'"),
         ({"method": "lora", "settings": {"rank": True}}, "settings have to be whole numbers"),
         ({"method": "lora", "settings": {"rank": 0}, "places": ["lm_head"]}, "rank must be at least 1"),
+        ({"method": "lora", "settings": {"rank": 10**30}, "places": ["lm_head"]}, "rank must be at most 1,000,000"),
         ({"method": "lora", "settings": {"where": 1}}, "lora has no size named 'where'"),
         ({"method": "lora", "places": "lm_head"}, "places have to be a list"),
         ({"method": "lora", "places": ["nowhere"]}, "no place named 'nowhere'"),
@@ -159,6 +161,16 @@ def test_counts_are_those_of_the_attached_delta(server, model):
         made = eval(answer["python"], {"LoRA": LoRA, "Adapter": Adapter})
         assert made == METHODS.get(method)(**sizes, where=answer["where"])
     assert answer["where"] == ["encoder.attn.q[0]"]
+
+
+def test_a_browser_that_leaves_early_ends_nothing(server, capfd):
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not closed
+            head = f"GET /{server.token}/begin HTTP/1.0\r\nHost: 127.0.0.1:{server.port}\r\n\r\n"
+            connection.sendall(head.encode())
+    assert ask(server, "GET", f"/{server.token}/")[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_nothing_chosen_is_no_error(server):
