@@ -83,6 +83,18 @@ def test_deltas_on_an_inner_model_and_on_one_place_are_all_seen():
     }
 
 
+def test_a_delta_that_is_frozen_or_all_that_trains_is_counted_so():
+    model = tiny.tiny_model("bert")
+    attached = LoRA(rank=2).attach(model)
+    for some, trained in ((attached, 0), (model, model.num_parameters())):
+        some.requires_grad_(trained > 0)
+        counts = structure(model).tree.counts
+        assert (counts.delta, counts.trained) == (attached.n_parameters, trained)
+        text = str(structure(model))
+        assert text.count("lora_A 2") == 2  # of layers that are alike
+        assert f"trained   {trained:,} of {model.num_parameters():,}" in text
+
+
 def test_a_plan_that_no_place_can_take_is_refused():
     model = tiny.tiny_model("bert")
     with pytest.raises(DeltaError, match="a prefix cannot be put on"):
