@@ -63,9 +63,7 @@ def load_backbone(
     where = _device(device)
     how = _precision(precision, where)
     name = os.fspath(name)
-    folder = embedded_folder() if name == "embedded" else _folder(name)
-    if folder is None:
-        folder = _without_the_hub(name)
+    folder = folder_behind(name)
     model, tokenizer, found = _load(name, folder, kind)
     folder = folder or _snapshot(name)
     return KINDS.get(found)(
@@ -97,7 +95,7 @@ def wrap_model(
     Raises:
         BackboneError: the kind cannot be told, or the model has no head that gives tokens and the kind needs one.
     """
-    found = _kind_of(model.config, name) if kind == "auto" else KINDS.resolve(kind)
+    found = kind_of(model.config, name) if kind == "auto" else KINDS.resolve(kind)
     if found == "encoder":
         model = base_of(model)
     elif model.get_output_embeddings() is None:  # type: ignore[operator]
@@ -114,6 +112,18 @@ def wrap_model(
         precision=_precision(precision, next(model.parameters()).device),
         batch_size=batch_size,
     )
+
+
+def folder_behind(name: str) -> Path | None:
+    """The folder that a name stands for: the embedded one, one on the disk, one in the Hub's cache.
+
+    Returns:
+        None where it is a Hub id and the Hub answers.
+    Raises:
+        BackboneError: there is no such folder, or nothing is cached and the Hub cannot be asked.
+    """
+    folder = embedded_folder() if name == "embedded" else _folder(name)
+    return _without_the_hub(name) if folder is None else folder
 
 
 def embedded_folder() -> Path:
@@ -228,7 +238,7 @@ def _load(name: str, folder: Path | None, kind: str) -> tuple[Any, Any, str]:
     logging.set_verbosity_error()  # a pooler that is not used is not worth a table of warnings
     try:
         config = AutoConfig.from_pretrained(**source)
-        found = _kind_of(config, name) if kind == "auto" else kind
+        found = kind_of(config, name) if kind == "auto" else kind
         tokenizer = AutoTokenizer.from_pretrained(**source)
         # safetensors only: a pickle from a stranger runs code.
         model, report = classes[found].from_pretrained(
@@ -262,7 +272,12 @@ def _load(name: str, folder: Path | None, kind: str) -> tuple[Any, Any, str]:
     return model, tokenizer, found
 
 
-def _kind_of(config: Any, name: str) -> str:
+def kind_of(config: Any, name: str) -> str:
+    """The kind of backbone that a configuration describes.
+
+    Raises:
+        BackboneError: it cannot be told.
+    """
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,

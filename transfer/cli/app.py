@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from transfer.cli import bench, compare, evaluate, finetune, init, predict, score, tasks, zoo
+from transfer.cli import bench, compare, evaluate, finetune, init, inspect, predict, score, tasks, zoo
 from transfer.cli.output import show_error
 from zoo.errors import ExplainedError
 
@@ -24,6 +24,7 @@ app.command("score", epilog=score.EXAMPLES)(score.score)
 app.command("finetune", epilog=finetune.EXAMPLES)(finetune.finetune)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
+app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
 app.command("bench", epilog=bench.EXAMPLES, context_settings=bench.SETTINGS)(bench.bench)
 app.add_typer(tasks.app, name="tasks")

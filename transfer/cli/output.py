@@ -6,9 +6,12 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transfer.deltas.structured import Structure
+    from transfer.deltas.tree_text import Look
     from zoo.errors import ExplainedError
 
 WIDTH = 80
@@ -72,6 +75,14 @@ class Output:
         for row in rows:
             table.add_row(*(_cell(value) for value in row))
         _console().print(table)
+
+    def tree(self, seen: Structure, look: Look) -> None:
+        """The tree of a model, in colour on a terminal; its lines are as wide as the page, and never wrapped."""
+        if self.quiet:
+            return
+        console = _console()
+        plain = not console.encoding.startswith("utf")
+        console.print(seen.rich(replace(look, width=min(look.width, console.width), plain=plain)), soft_wrap=True)
 
     def json(self, document: Any) -> None:
         """The document, when JSON was asked for."""

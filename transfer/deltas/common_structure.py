@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -20,6 +21,11 @@ from transfer.deltas.feed_forward import feed_forward
 from transfer.deltas.modules import features, named_modules
 from transfer.deltas.norms import norms_of_block
 from transfer.deltas.stacks import find_stacks
+from transfer.deltas.structured import Structure
+from transfer.deltas.tree import plan, tree_of
+
+if TYPE_CHECKING:
+    from transfer.deltas.method import DeltaMethod
 
 __all__ = ["Common", "common_names", "head_sizes", "is_attention", "structure"]
 
@@ -66,11 +72,12 @@ class Common:
         return f"{self.stack}.{self.part}" if self.stack else self.part
 
 
-def structure(model: nn.Module) -> dict[str, list[str]]:
-    """Find the places that models have in common.
+def structure(model: nn.Module, delta: DeltaMethod | None = None) -> Structure:
+    """Find the places that models have in common. Printed, or in a notebook, it is the tree of the model.
 
     Args:
         model: Any model, or a `Backbone` (then its inner model); names are relative to it.
+        delta: A method that the tree shows as if it were attached.
     Returns:
         Common name -> names of modules, in model order. Keys that may be there: `embeddings` (of tokens or patches),
         `block`, `attn` (the self-attention module, holding query, key and value), `attn.q`, `attn.k`, `attn.v`,
@@ -78,8 +85,11 @@ def structure(model: nn.Module) -> dict[str, list[str]]:
         `ff.w1` (first layer of the feed-forward part; of a gated one the layer behind which the activation stands),
         `ff.w3` (of a gated one: what its output is multiplied with), `ff.w2` (last layer), `ff.norm`, and `head`.
         Where one fused layer computes several of them, all name that layer. A part that is not found has no key.
+    Raises:
+        DeltaError: the model has no place for `delta`, or one that cannot take it.
     """
-    return by_part(common_names(model))
+    common = common_names(model)
+    return Structure(by_part(common), tree_of(model, common, None if delta is None else plan(delta, model)))
 
 
 def spellings(common: Common) -> list[str]:

@@ -1,0 +1,96 @@
+"""Which delta is looked at: a method with its settings, and which places could take it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from transfer.deltas import METHODS
+from transfer.deltas.method import DeltaMethod
+from transfer.deltas.modules import named_modules
+from transfer.deltas.tree import Laid, laid
+from transfer.errors import ConfigError, DeltaError
+
+_PLACES = ("where", "exclude", "at")
+
+
+def choose(
+    name: str, where: Sequence[str] = (), exclude: Sequence[str] = (), settings: Mapping[str, str] | None = None
+) -> DeltaMethod:
+    """A method by its name.
+
+    Args:
+        name: One of `METHODS`.
+        where: Its places; none are the method's own choice.
+        exclude: What is left out of them.
+        settings: Other settings as text, read as what the setting is by default: {"rank": "16"}.
+    Raises:
+        UnknownNameError: no such method.
+        ConfigError: no such setting, or its value cannot be read or is outside its range.
+    """
+    kind = METHODS.get(name)
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in _PLACES}
+    chosen: dict[str, Any] = {}
+    for setting, text in (settings or {}).items():
+        if setting not in fields:
+            raise ConfigError(f"{name} has no setting named {setting!r}", found=", ".join(fields))
+        chosen[setting] = _read(setting, text, fields[setting])
+    if where:
+        chosen["where"] = tuple(where)
+    if exclude:
+        chosen["exclude"] = tuple(exclude)
+    method: DeltaMethod = kind(**chosen)
+    return method
+
+
+def sizes_of(name: str) -> dict[str, int]:
+    """The settings of a method that are whole numbers, such as a rank or a length, with their defaults."""
+    return {
+        f.name: f.default
+        for f in dataclasses.fields(METHODS.get(name))
+        if f.type in ("int", int) and isinstance(f.default, int)
+    }
+
+
+def fitting(method: DeltaMethod, model: nn.Module) -> tuple[dict[str, Laid], dict[str, str]]:
+    """(place -> what the method would put there, place -> why it cannot go there), over all modules in model order."""
+    fits: dict[str, Laid] = {}
+    refused: dict[str, str] = {}
+    for place, module in named_modules(model).items():
+        if place:
+            try:
+                fits[place] = laid(method, place, module, model)
+            except DeltaError as error:
+                refused[place] = error.found or error.asked
+    return fits, refused
+
+
+def _read(setting: str, text: str, field: dataclasses.Field[Any]) -> object:
+    """The text as a value of the field's type."""
+    kind = str(getattr(field.type, "__name__", field.type)).removesuffix(" | None")
+    if kind not in _READERS:
+        raise ConfigError(f"{setting} cannot be set from text", hint="set it in Python")
+    read, said = _READERS[kind]
+    try:
+        return read(text)
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{setting} takes {said}, got {text!r}", hint=f"{setting}={field.default}") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+_READERS: dict[str, tuple[Callable[[str], object], str]] = {
+    "int": (int, "a whole number"),
+    "float": (_finite, "a number"),
+    "bool": ({"true": True, "false": False}.__getitem__, "true or false"),
+    "str": (str, "text"),
+}

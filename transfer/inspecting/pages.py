@@ -1,0 +1,131 @@
+"""What the page of `transfer inspect --web` asks for: the tree, the places of a method, and what a choice costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from transfer.deltas import METHODS, structure
+from transfer.deltas.method import DeltaMethod
+from transfer.deltas.tree import plan
+from transfer.deltas.tree_rows import Row, rows_of
+from transfer.deltas.tree_text import share, sizes, tied
+from transfer.errors import ConfigError, TransferError
+from transfer.inspecting.choosing import choose, fitting, sizes_of
+from transfer.inspecting.naming import shortest_where
+
+LARGEST_SIZE = 1_000_000  # of a rank or a length; larger numbers of values cannot be counted
+
+
+class Pages:
+    """Answers about one model; each is plain data for JSON. Nothing is attached, so it can be asked from many threads.
+
+    Args:
+        model: Any model, also one without weights.
+        name: What the user calls it.
+        method: What is chosen at first; LoRA with its own places by default.
+    """
+
+    def __init__(self, model: nn.Module, name: str, method: DeltaMethod | None = None) -> None:
+        self.model, self.name = model, name
+        self.tree = structure(model).tree
+        self.first = method if method is not None else choose("lora")
+
+    def begin(self) -> dict[str, Any]:
+        """The model, its tree, all methods with their sizes, and what is chosen at first."""
+        try:
+            chosen = self.first.places(self.model)
+        except TransferError:  # a model without attention: nothing is chosen, and all can be
+            chosen = []
+        values = {f.name: getattr(self.first, f.name) for f in dataclasses.fields(self.first)}
+        return {
+            "model": self.name,
+            "kind": self.tree.kind,
+            "parameters": self.tree.counts.backbone,
+            "tree": self._row(rows_of(self.tree)),
+            "methods": {name: sizes_of(name) for name in METHODS.names()},
+            "chosen": {
+                "method": self.first.method,
+                "settings": {name: values[name] for name in sizes_of(self.first.method)},
+                "places": chosen,
+            },
+        }
+
+    def places(self, method: str) -> dict[str, Any]:
+        """Where a method can go, why not elsewhere, and where it goes by itself.
+
+        Raises:
+            UnknownNameError: no such method.
+        """
+        chosen = choose(method)
+        fits, refused = fitting(chosen, self.model)
+        try:
+            own = chosen.places(self.model)
+        except TransferError:
+            own = []
+        return {"fits": list(fits), "refused": refused, "own": own}
+
+    def count(self, method: str, settings: Mapping[str, int], places: Sequence[str]) -> dict[str, Any]:
+        """What a delta at these places would be: its parameters, its share, and the ways to write it down.
+
+        Raises:
+            TransferError: no such method or setting, or a place that is not there or cannot take it.
+        """
+        chosen = choose(method, settings={name: str(value) for name, value in settings.items()})
+        if not places:
+            return {"parameters": 0, "share": share(0, 1), "places": 0, "where": [], "python": "", "command": ""}
+        where = shortest_where(self.model, places)
+        n = sum(laid.size for laid in plan(dataclasses.replace(chosen, where=where), self.model).values())
+        told = {name: value for name, value in settings.items() if value != sizes_of(method)[name]}
+        words = ["transfer", "inspect", self.name, "--delta", method]
+        words += [word for name in where for word in ("--where", name)]
+        words += [word for name, value in told.items() for word in ("--set", f"{name}={value}")]
+        keywords = ", ".join([*(f"{name}={value}" for name, value in told.items()), f"where={where!r}"])
+        return {
+            "parameters": n,
+            "share": share(n, self.tree.counts.everything + n),
+            "places": len(places),
+            "where": list(where),
+            "python": f"{type(chosen).__name__}({keywords})",
+            "command": shlex.join(words),
+        }
+
+    def answer(self, question: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to what the page sends; each field is checked, since anything may send it.
+
+        Raises:
+            TransferError: as the methods above, and a field that is missing or of another kind.
+        """
+        method = asked.get("method")
+        if not isinstance(method, str):
+            raise ConfigError("method has to be the name of one")
+        if question == "places":
+            return self.places(method)
+        settings, places = asked.get("settings", {}), asked.get("places", [])
+        if not isinstance(settings, dict) or not all(type(value) is int for value in settings.values()):
+            raise ConfigError("settings have to be whole numbers by name")
+        if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+            raise ConfigError("places have to be a list of names")
+        huge = next((name for name, value in settings.items() if value > LARGEST_SIZE), None)
+        if huge is not None:
+            raise ConfigError(f"{huge} must be at most {LARGEST_SIZE:,}, got {settings[huge]}")
+        unknown = sorted(set(settings) - set(sizes_of(method)))
+        if unknown:
+            raise ConfigError(f"{method} has no size named {unknown[0]!r}")
+        return self.count(method, settings, places)
+
+    def _row(self, row: Row) -> dict[str, Any]:
+        node = row.first
+        return {
+            "label": row.label or node.kind,
+            "places": [alike.name for alike in row.nodes],
+            "kind": " ".join(filter(None, (node.kind if row.label else "", sizes(node)))),
+            "tied": tied(node),
+            "common": row.common,
+            "parameters": row.counts.backbone,
+            "children": [self._row(child) for child in row.children],
+        }
