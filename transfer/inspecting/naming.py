@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from torch import nn
 
-from transfer.deltas.addressing import EXPRESSION, Names, check_places
+from transfer.deltas.addressing import Names, check_places
+from transfer.deltas.asked import EXPRESSION
 from transfer.errors import DeltaError
 
 
@@ -49,10 +50,11 @@ def _cover(names: Names, left: set[str], wanted: set[str], candidates: Iterable[
 
 
 def _meant(names: Names, given: Iterable[str]) -> set[str]:
+    """The places that are meant as a whole; a name that means a part of a fused layer does not say the layer."""
     found: set[str] = set()
     for name in given:
         try:
-            found |= names.meant(name)
+            found |= {place for place, parts in names.meant(name).items() if not parts}
         except DeltaError:  # an end with a number in it may mean nothing once it is read as a name
             continue
     return found
