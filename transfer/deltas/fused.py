@@ -87,7 +87,7 @@ def rows_of_parts(
 
 def _sizes(owner: nn.Module, width: int, together: tuple[str, ...]) -> list[int]:
     """Outputs of each part; with fewer heads for keys and values than for queries they differ."""
-    if (len(together) == 3 and width % 3 != 0) or getattr(owner, "num_key_value_groups", 1) != 1:
+    if len(together) == 3 and (width % 3 != 0 or getattr(owner, "num_key_value_groups", 1) != 1):
         heads, head_width = head_sizes(owner)
         return [width - 2 * heads * head_width, *[heads * head_width] * 2]
     return [width // len(together)] * len(together)
