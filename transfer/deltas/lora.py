@@ -81,8 +81,7 @@ class LoRA(DeltaMethod):
         if not self.ranks and not self.alphas:
             return self
         places = self.places(model)
-        ranks, alphas = (_by_place(model, places, given) for given in (self.ranks, self.alphas))
-        return replace(self, ranks=ranks, alphas=alphas)
+        return replace(self, ranks=_by_place(model, places, self.ranks), alphas=_by_place(model, places, self.alphas))
 
     def shapes(self, model: nn.Module) -> dict[str, tuple[int, ...]]:
         return super(LoRA, self.on(model)).shapes(model)

@@ -80,7 +80,7 @@ class DeltaMethod(ABC):
         """What training adds to the loss of the task, a scalar; None adds nothing."""
         return None
 
-    def after_step(self, attached: Attached, rates: Mapping[str, float]) -> None:
+    def after_step(self, attached: Attached, rates: Mapping[str, float]) -> None:  # noqa: B027 most do nothing
         """Called in training after each step of the optimiser.
 
         Args:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,13 +13,16 @@ from transfer.deltas.lora import LoRA
 from transfer.deltas.sora import GATE, SoRA
 from transfer.errors import DeltaError
 
+if TYPE_CHECKING:
+    from zoo import Module
+
 
 @torch.no_grad()
 def prune(thing: Any) -> Delta:
     """The plain LoRA that computes the same: gates folded into B, ranks of zero gates and places without ranks gone.
 
-    The scale stays alpha / rank of the start, so a place of r' ranks has the alpha `alpha * r' / rank`; ranks and alphas
-    by place are what PEFT calls rank_pattern and alpha_pattern.
+    The scale stays alpha / rank of the start, so a place of r' ranks has the alpha `alpha * r' / rank`. PEFT calls the
+    ranks and alphas by place rank_pattern and alpha_pattern.
 
     Args:
         thing: A SoRA: a `Delta`, what is attached, a stored module, or what holds a delta. Left as it is.
@@ -66,3 +70,25 @@ def prune(thing: Any) -> Delta:
         at=places,
     )
     return Delta(lora, tensors)
+
+
+def prune_module(module: Module) -> Module:
+    """A stored SoRA as a module of a plain LoRA, which PEFT loads. What its card says it measured holds on.
+
+    Its start is not known any more. Of the signature stays what describes the task and the change of the weights.
+
+    Raises:
+        DeltaError: as `prune`.
+    """
+    from zoo import Module
+
+    delta = prune(module)
+    card = replace(
+        module.card,
+        method=delta.method.method,
+        settings=delta.settings,
+        start=None,
+        provenance={**module.card.provenance, "pruned_from": module.id},
+    )
+    signature = replace(module.signature, gradient_sketch=None, block_norms=None)
+    return Module.new(card, delta.tensors, signature)

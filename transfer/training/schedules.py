@@ -58,9 +58,7 @@ class XiSchedule:
         return cls(values=tuple(spaced(kind, first, last, stages)), stage_steps=stage_steps)
 
     @classmethod
-    def parsed(
-        cls, text: str, last: float, stages: int = 6, stage_steps: int | None = None
-    ) -> XiSchedule:
+    def parsed(cls, text: str, last: float, stages: int = 6, stage_steps: int | None = None) -> XiSchedule:
         """A schedule from the command line: one of the names, or the values themselves with commas in between.
 
         >>> XiSchedule.parsed("0,1e-4,5e-4", last=0).values

@@ -55,7 +55,9 @@ class TuneTrainer(Trainer):
             optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0, OWN: name})
         return optimizer  # type: ignore[no-any-return]
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """The task's loss, and what the delta adds to it."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         backbone: Any = self.model
