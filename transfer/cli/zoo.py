@@ -229,7 +229,7 @@ def export(
 ) -> None:
     """Copy a module out: `peft.PeftModel.from_pretrained` reads the folder of a LoRA, prefix or soft prompt.
 
-    With --merged a whole model is written, with its tokenizer, that `transformers` loads by itself. LoRA and BitFit
+    With --merged a whole model is written, with its tokenizer, that `transformers` loads by itself. LoRA, SoRA and BitFit
     modules can be merged.
     """
     from transfer.errors import ConfigError
