@@ -45,7 +45,7 @@ def finetune(
     ] = False,
     xi: sparsity.Xi = None,
     schedule: sparsity.Schedule = None,
-    stages: sparsity.Stages = 6,
+    stages: sparsity.Stages = None,
     stage_steps: sparsity.StageSteps = None,
     threshold: sparsity.Threshold = None,
     scale_xi: sparsity.ScaleXi = False,

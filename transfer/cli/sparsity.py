@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from transfer.resolving import Start
     from transfer.training.schedules import XiSchedule
 
+STAGES = 6  # of a schedule with a name, the warm start among them
+
 Xi = Annotated[
     float | None,
     typer.Option("--xi", help="SoRA: what each gate shrinks by at a step; with --schedule the last and largest."),
@@ -24,7 +26,7 @@ Schedule = Annotated[
     str | None,
     typer.Option("--schedule", help="SoRA: linear, log-linear, exp-linear, or values of xi: 0,1e-4,5e-4."),
 ]
-Stages = Annotated[int, typer.Option("--stages", help="Values of xi in a schedule with a name.")]
+Stages = Annotated[int | None, typer.Option("--stages", help="Values of xi in a schedule with a name; else 6.")]
 StageSteps = Annotated[
     int | None, typer.Option("--stage-steps", help="Steps at each xi after the first; else --steps.")
 ]
@@ -34,7 +36,7 @@ GateLearningRate = Annotated[
     float | None, typer.Option("--gate-learning-rate", help="SoRA: of the gates; else --learning-rate.")
 ]
 Penalty = Annotated[float | None, typer.Option("--penalty", help="SoRA: weight of the gates' mean size in the loss.")]
-Prune = Annotated[bool, typer.Option("--prune", help="SoRA: save a plain LoRA of the ranks left, as PEFT loads it.")]
+Prune = Annotated[bool, typer.Option("--prune", help="SoRA: save a plain LoRA of the ranks left; --add adds the SoRA.")]
 Picture = Annotated[Path | None, typer.Option("--picture", help="Draw the ranks into this file (.png, .svg, .pdf).")]
 
 
@@ -43,7 +45,7 @@ def read(
     begin: Start | None,
     given: Mapping[str, Any],
     schedule: str | None,
-    stages: int,
+    stages: int | None,
     stage_steps: int | None,
     prune: bool,
     picture: Path | None,
@@ -60,8 +62,9 @@ def read(
     from transfer.errors import ConfigError
 
     asked = {name: value for name, value in given.items() if value is not None}
+    numbers = stages, stage_steps
     if method != "sora":
-        if asked or schedule is not None or prune or picture is not None:
+        if asked or schedule is not None or prune or picture is not None or numbers != (None, None):
             raise ConfigError(
                 f"--xi, --schedule, --prune and the like are for SoRA, and the method is {method}", hint="--method sora"
             )
@@ -79,9 +82,13 @@ def read(
         raise ConfigError(f"--schedule {schedule} needs its last value", hint=f"--schedule {schedule} --xi 2e-3")
     if schedule is not None and schedule not in KINDS and "xi" in asked:
         raise ConfigError(f"--schedule {schedule} names its values, so --xi says nothing", hint="leave --xi out")
-    if schedule is None and stage_steps is not None:
-        raise ConfigError("--stage-steps is for a schedule", hint="--schedule linear --xi 2e-3")
-    plan = None if schedule is None else XiSchedule.parsed(schedule, asked.get("xi", 0.0), stages, stage_steps)
+    if schedule is None and numbers != (None, None):
+        raise ConfigError("--stages and --stage-steps are for a schedule", hint="--schedule linear --xi 2e-3")
+    if schedule is not None and schedule not in KINDS and stages is not None:
+        raise ConfigError(f"--schedule {schedule} has as many stages as values", hint="leave --stages out")
+    plan = None
+    if schedule is not None:
+        plan = XiSchedule.parsed(schedule, asked.get("xi", 0.0), STAGES if stages is None else stages, stage_steps)
     if begin is None:
         return SoRA(**asked), None, plan
     chosen = replace(begin.delta.method, **asked)

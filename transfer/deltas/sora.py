@@ -25,8 +25,8 @@ class SoRA(LoRA):
     """y = W x + alpha / rank * B (g * A x); g is (rank,). Starts as the bare backbone: B is zero, g is normal.
 
     After each step of the optimiser the gates take a proximal step of the L1 norm: every |g| shrinks by `xi`, and what
-    is below it becomes zero. A gate that training does not hold up, of about |g|, is gone after |g| / `xi` steps.
-    `prune` makes a plain LoRA of the ranks that are left.
+    is below it becomes zero. A gate that training does not hold up is gone after |g| / `xi` steps; one that is gone
+    comes back only where a step of the optimiser is longer than `xi`. `prune` makes a plain LoRA of what is left.
 
     Args:
         rank, alpha, dropout, ranks, alphas: As LoRA's; the rank is the largest that a place can keep.

@@ -18,8 +18,8 @@ class XiSchedule:
     """The values of xi, first to last, and how long the model is trained again at each of them.
 
     Args:
-        values: Each at least 0 and not below the one before it. A first value above 0 gets a 0 in front: training
-            always starts warm, with all gates, and that stage is what the others are held against.
+        values: Each at least 0, mostly rising. A first value above 0 gets a 0 in front: training always starts warm,
+            with all gates, and that stage is what the others are held against.
         stage_steps: Steps at each value after the first; None takes those of the first, which `TuneSettings` has.
     """
 
@@ -30,12 +30,6 @@ class XiSchedule:
         values = tuple(float(value) for value in self.values)
         if not values or not all(math.isfinite(value) and value >= 0 for value in values):
             raise ConfigError(f"a schedule takes values of xi that are at least 0, got {list(self.values)}")
-        if list(values) != sorted(values):
-            raise ConfigError(
-                f"the values of xi must not fall, got {list(values)}",
-                found="a rank that is gone does not come back at a smaller xi",
-                hint=f"in order: {','.join(f'{value:g}' for value in sorted(values))}",
-            )
         object.__setattr__(self, "values", values if values[0] == 0 else (0.0, *values))
         if self.stage_steps is not None and self.stage_steps < 1:
             raise ConfigError(f"stage_steps must be at least 1, got {self.stage_steps}")

@@ -73,7 +73,7 @@ class Sparsified:
         else:
             good = [n for n, stage in enumerate(self.stages) if stage.dev["loss"] <= dense["loss"] * (1 + tolerance)]
         # Of equal ones the last, which has been trained longest.
-        return min(good, key=lambda n: (self.stages[n].ranks.parameters, -n), default=0)
+        return min(good, key=lambda n: (self.stages[n].ranks.parameters, -n))
 
     def tuned(self, number: int = -1) -> Tuned:
         """The tensors of a stage as those of one tune, with the history of all stages until then, steps in a row."""

@@ -93,7 +93,8 @@ def test_the_pruned_result_is_the_sora_and_smaller(tiny_backbone, tmp_path):
         (("--schedule", "linear"), "needs its last value"),
         (("--schedule", "0,1", "--xi", 1), "--xi says nothing"),
         (("--schedule", "0,x"), "no schedule '0,x'"),
-        (("--stage-steps", 2), "--stage-steps is for a schedule"),
+        (("--stage-steps", 2), "are for a schedule"),
+        (("--schedule", "0,1", "--stages", 3), "as many stages as values"),
         (("--xi", -1), "xi must be at least 0"),
         (("--threshold", "hard"), "threshold must be one of soft, published-code"),
         (("--picture", "ranks.txt"), "does not end as a picture"),
@@ -107,7 +108,7 @@ def test_options_that_do_not_go_together_are_refused(finetune, tmp_path, words, 
 
 
 def test_options_of_sora_are_refused_for_other_methods(transfer, reviews_csv):
-    for words in (("--xi", 1), ("--prune",), ("--schedule", "linear"), ("--scale-xi",)):
+    for words in (("--xi", 1), ("--prune",), ("--schedule", "linear"), ("--scale-xi",), ("--stages", 3)):
         ran = transfer("finetune", "--target", reviews_csv, *COLUMNS, "--method", "lora", *words)
         assert ran.code == 1
         assert "for SoRA, and the method is lora" in ran.err
