@@ -85,7 +85,8 @@ class SoRA(LoRA):
     def loss(self, attached: Attached) -> torch.Tensor | None:
         if not self.penalty:
             return None
-        return self.penalty * torch.cat(gates_of(attached)).abs().mean()
+        gates = gates_of(attached)  # a model may be spread over several devices
+        return self.penalty * torch.cat([gate.to(gates[0].device) for gate in gates]).abs().mean()
 
     @torch.no_grad()
     def after_step(self, attached: Attached, rates: Mapping[str, float]) -> None:
