@@ -76,13 +76,13 @@ def of_estimators() -> str:
 
 def of_sparsity() -> str:
     """SoRA against LoRAs of its first rank and of its last size."""
-    rows = Rows(sparsity.HERE / "results.jsonl", sparsity.KEY).rows
+    rows = sparsity_table.latest(Rows(sparsity.HERE / "results.jsonl", sparsity.KEY).rows)
     return markdown(sparsity_table.HEAD, sparsity_table.table_rows(rows))
 
 
 def of_sparsity_stages() -> str:
     """SoRA at each xi of its schedule, and the picture where there is one."""
-    rows = Rows(sparsity.HERE / "results.jsonl", sparsity.KEY).rows
+    rows = sparsity_table.latest(Rows(sparsity.HERE / "results.jsonl", sparsity.KEY).rows)
     table = markdown(sparsity_table.STAGE_HEAD, sparsity_table.stage_rows(rows))
     drawn = (sparsity.HERE / "results.png").is_file()
     return f"{table}\n\n![accuracy against parameters kept](../benchmarks/sparsity/results.png)" if drawn else table

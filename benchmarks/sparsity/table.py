@@ -20,6 +20,14 @@ HEAD = ("target", "seeds", "LoRA", "SoRA", "LoRA of its size", "kept", "seconds 
 STAGE_HEAD = ("xi", "kept", "test accuracy", "memorisation", "generalisation")
 
 
+SETTINGS = ("examples", "steps", "rank", "last_xi")
+
+
+def latest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the settings of the last one: those of other settings are another experiment."""
+    return [row for row in rows if all(row.get(name) == rows[-1].get(name) for name in SETTINGS)]
+
+
 def runs(rows: Iterable[dict[str, Any]], kind: str, target: str | None = None) -> list[dict[str, Any]]:
     """The rows of one kind that are no search for a learning rate."""
     return [r for r in rows if r["stage"] == "run" and r["kind"] == kind and target in (None, r["target"])]
@@ -81,7 +89,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--picture", type=Path, help="a .png or .svg; for the page: benchmarks/sparsity/results.png")
     options = parser.parse_args()
-    rows = Rows(options.results, KEY).rows
+    rows = latest(Rows(options.results, KEY).rows)
     print(markdown(HEAD, table_rows(rows)))
     print()
     print(markdown(STAGE_HEAD, stage_rows(rows)))

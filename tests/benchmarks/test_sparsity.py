@@ -6,7 +6,7 @@ import tiny
 
 from benchmarks.sparsity.picture import draw
 from benchmarks.sparsity.run import chosen, lora_of_size
-from benchmarks.sparsity.table import stage_rows, table_rows
+from benchmarks.sparsity.table import latest, stage_rows, table_rows
 from transfer.deltas import LoRA, SoRA, ranks_of
 
 
@@ -57,5 +57,8 @@ def test_the_tables_show_means_of_what_was_chosen(tmp_path):
     assert line == ["trec", "2", "0.700", "0.700", "0.400", "40%", "50", "40"]
     assert mean == ["mean", "", *line[2:]]
     assert table_rows([]) == []
+    other = [dict(row, last_xi=1.0) for row in rows]
+    assert latest([*other, *rows]) == rows
+    assert latest([]) == []
     assert stage_rows(rows)[2] == ["0.2", "40%", "0.733", "70.0", "50.0"]
     assert draw(rows, tmp_path / "sparsity.png").read_bytes().startswith(b"\x89PNG")
