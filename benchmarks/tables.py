@@ -18,6 +18,8 @@ from typing import Any
 from benchmarks.estimators import matrix, report
 from benchmarks.estimators import run as estimators
 from benchmarks.rows import Rows
+from benchmarks.sparsity import run as sparsity
+from benchmarks.sparsity import table as sparsity_table
 from benchmarks.speed import deltas_table
 from benchmarks.speed import init as speed
 from benchmarks.strategies import run as strategies
@@ -87,6 +89,20 @@ def of_estimators() -> str:
     return markdown(report.HEAD, report.table_rows(scores, truth, "lora", 64, 0))
 
 
+def of_sparsity() -> str:
+    """SoRA against LoRAs of its first rank and of its last size."""
+    rows = sparsity_table.latest(Rows(sparsity.HERE / "results.jsonl", sparsity.KEY).rows)
+    return markdown(sparsity_table.HEAD, sparsity_table.table_rows(rows))
+
+
+def of_sparsity_stages() -> str:
+    """SoRA at each xi of its schedule, and the picture where there is one."""
+    rows = sparsity_table.latest(Rows(sparsity.HERE / "results.jsonl", sparsity.KEY).rows)
+    table = markdown(sparsity_table.STAGE_HEAD, sparsity_table.stage_rows(rows))
+    drawn = (sparsity.HERE / "results.png").is_file()
+    return f"{table}\n\n![accuracy against parameters kept](../benchmarks/sparsity/results.png)" if drawn else table
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "strategies": of_strategies,
     "speed": of_speed,
@@ -94,6 +110,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "attaching": of_attaching,
     "starter": of_starter,
     "estimators": of_estimators,
+    "sparsity": of_sparsity,
+    "sparsity_stages": of_sparsity_stages,
 }
 
 

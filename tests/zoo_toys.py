@@ -16,7 +16,7 @@ WIDTH = 16
 
 def settings_of(method: str) -> dict[str, Any]:
     """Settings of a small module, as its card has them."""
-    if method == "lora":
+    if method in ("lora", "sora"):
         places = [f"{place}.{part}" for place in PLACES for part in ("query", "value")]
         return {"rank": 2, "alpha": 4, "dropout": 0.0, "where": ["attn.q", "attn.v"], "places": places}
     if method == "adapter":
@@ -43,6 +43,7 @@ def shapes_of(method: str, settings: dict[str, Any]) -> dict[str, tuple[int, ...
     """Canonical name -> shape."""
     locals_: dict[str, dict[str, tuple[int, ...]]] = {
         "lora": {"lora_A": (2, WIDTH), "lora_B": (WIDTH, 2)},
+        "sora": {"lora_A": (2, WIDTH), "lora_B": (WIDTH, 2), "lora_gate": (2,)},
         "adapter": {
             "adapter_down.weight": (2, WIDTH),
             "adapter_down.bias": (2,),

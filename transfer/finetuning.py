@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,9 @@ from transfer.deltas.method import DeltaMethod
 from transfer.errors import ConfigError
 from transfer.evaluation import Evaluation, evaluate
 from transfer.tasks import Task
+from transfer.training.schedules import XiSchedule
 from transfer.training.settings import TuneSettings
+from transfer.training.sparsifying import Sparsified, sparsify
 from transfer.training.tuning import Tuned, tune
 from zoo import Card, Module, Zoo, ZooView
 from zoo.tensors import digest
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 class Finetuned:
     """A tuned delta with what is known of it.
 
-    `evaluations` has one per split that was measured: of the start and of the result.
+    `evaluations` has one per split that was measured: of the start and of the result. `sparsified` has the stages of a
+    schedule of xi.
     """
 
     task: Task
@@ -42,6 +45,18 @@ class Finetuned:
     after: Evaluation
     start: str  # "scratch", or where the start came from
     module: Module = field(repr=False)
+    sparsified: Sparsified | None = field(default=None, repr=False)
+
+    def pruned(self) -> Finetuned:
+        """A SoRA as the plain LoRA of the ranks that are left; the measurements are those of the SoRA.
+
+        Raises:
+            DeltaError: it is no SoRA, or no rank is left.
+        """
+        from transfer.deltas.pruning import prune_module
+
+        module = prune_module(self.module)
+        return replace(self, delta=Delta.from_module(module), module=module)
 
     def check_fits(self, fingerprint: str, backbone_name: str, force: bool = False) -> None:
         """As `Module.check_fits`."""
@@ -77,6 +92,7 @@ def finetune(
     add_to: Any = None,
     split: str = "test",
     measure_start: bool = False,
+    schedule: XiSchedule | None = None,
 ) -> Finetuned:
     """Fine-tune a delta on a target task and measure it.
 
@@ -95,6 +111,8 @@ def finetune(
         add_to: A `Zoo` that the result is added to, with its signature.
         split: What is measured at the end.
         measure_start: Measure that split before training, too.
+        schedule: For SoRA: train at each xi of it in turn, from the last; `steps` are those of the first. With
+            keep="best" the stage with the fewest parameters is taken whose dev accuracy is not below the first's.
     Raises:
         ConfigError, DataError, DeltaError: settings, data or start cannot be used.
     """
@@ -118,21 +136,22 @@ def finetune(
         patience=patience,
     )
     before = evaluate(task, backbone, delta, split) if measure_start else None
-    tuned = tune(
-        backbone,
-        delta.method,
-        backbone.encode(task.train, task.fields),
-        tensors=delta.tensors,
-        settings=settings,
-        dev=backbone.encode(task.dev, task.fields),
-        keep=keep,
-        folder=folder,
-        description=f"{task.name} from {named}",
-    )
-    result = Delta(delta.method, dict(tuned.tensors), delta.settings)
+    train, dev = backbone.encode(task.train, task.fields), backbone.encode(task.dev, task.fields)
+    common: dict[str, Any] = {"settings": settings, "folder": folder, "description": f"{task.name} from {named}"}
+    sparsified = None
+    if schedule is None:
+        tuned = tune(backbone, delta.method, train, tensors=delta.tensors, dev=dev, keep=keep, **common)
+        result = Delta(delta.method, dict(tuned.tensors), delta.settings)
+    else:
+        sora: Any = delta.method
+        sparsified = sparsify(backbone, sora, train, tensors=delta.tensors, schedule=schedule, dev=dev, **common)
+        number = sparsified.sparsest() if keep == "best" else len(sparsified.stages) - 1
+        tuned = sparsified.tuned(number)
+        at = replace(sora, xi=sparsified.stages[number].xi)
+        result = Delta(at, dict(tuned.tensors), at.settings(backbone.model))
     after = evaluate(task, backbone, result, split)
     module = _as_module(task, backbone, result, tuned, after, named, shared, add_to)
-    return Finetuned(task, result, tuned, before, after, named, module)
+    return Finetuned(task, result, tuned, before, after, named, module, sparsified)
 
 
 def _starting_point(

@@ -25,6 +25,11 @@ def _lora(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
     return {"lora_A": (rank, IN), "lora_B": (OUT, rank)}
 
 
+def _sora(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
+    shapes = _lora(settings, place)
+    return {**shapes, "lora_gate": shapes["lora_A"][:1]}
+
+
 def _adapter(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
     narrow = settings["bottleneck"]
     return {
@@ -57,6 +62,7 @@ RULES: dict[str, Rule] = {
     "prefix": _prefix,
     "bitfit": _bitfit,
     "soft-prompt": _soft_prompt,
+    "sora": _sora,
 }
 
 

@@ -60,7 +60,7 @@ def test_integers_empty_tensors_and_other_things_are_refused():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("method", ["lora", "adapter", "prefix", "bitfit", "soft-prompt", "other"])
+@pytest.mark.parametrize("method", ["lora", "adapter", "prefix", "bitfit", "soft-prompt", "sora", "other"])
 def test_tensors_come_back_bit_for_bit_in_their_dtype(tmp_path, method, dtype):
     tensors = tensors_of(method, dtype=dtype)
     found = Zoo(tmp_path).add(Module.new(card_of(method=method), tensors)).tensors()

@@ -9,13 +9,13 @@ from zoo import CardError, TensorError
 from zoo.shapes import check_shapes, expected_shapes
 
 
-@pytest.mark.parametrize("method", ["lora", "adapter", "prefix", "bitfit", "soft-prompt", "other"])
+@pytest.mark.parametrize("method", ["lora", "adapter", "prefix", "bitfit", "soft-prompt", "sora", "other"])
 def test_right_shapes_pass(method):
     settings = settings_of(method)
     check_shapes(method, settings, shapes_of(method, settings))
 
 
-@pytest.mark.parametrize("method", ["lora", "adapter", "prefix", "bitfit", "soft-prompt"])
+@pytest.mark.parametrize("method", ["lora", "adapter", "prefix", "bitfit", "soft-prompt", "sora"])
 def test_each_wrong_dimension_is_refused(method):
     settings = settings_of(method)
     shapes = shapes_of(method, settings)
@@ -23,7 +23,7 @@ def test_each_wrong_dimension_is_refused(method):
         for dimension in range(len(shapes[name])):
             wrong = list(shapes[name])
             wrong[dimension] += 1
-            if method in ("lora", "bitfit", "soft-prompt") and wrong[dimension] == 17:
+            if method in ("lora", "bitfit", "soft-prompt", "sora") and wrong[dimension] == 17:
                 continue  # the width of the backbone is not among the settings
             with pytest.raises(TensorError, match="shape"):
                 check_shapes(method, settings, {**shapes, name: tuple(wrong)})

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from transfer.cli import options
+from transfer.cli import options, sparsity
 from transfer.cli.output import Output
 
 EXAMPLES = """\b
 Examples:
   transfer finetune --target boolq --start boolq-lora --out boolq-lora-tuned
-  transfer finetune --target reviews.csv --method lora --steps 200 --add"""
+  transfer finetune --target reviews.csv --method lora --steps 200 --add
+  transfer finetune --target reviews.csv --method sora --xi 2e-3 --schedule linear --prune"""
 
 
 def finetune(
@@ -23,7 +24,7 @@ def finetune(
         str | None, typer.Option("--start", "-s", help="What `transfer init` wrote, or a module id; else from scratch.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option("--method", "-m", help="lora, adapter or prefix; with --start it is the start's own.")
+        str | None, typer.Option("--method", "-m", help="lora, sora, adapter or prefix; with --start its own.")
     ] = None,
     steps: Annotated[int, typer.Option("--steps", help="Training steps.")] = 60,
     learning_rate: Annotated[
@@ -42,6 +43,16 @@ def finetune(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin again where that folder holds a result or an unfinished run.")
     ] = False,
+    xi: sparsity.Xi = None,
+    schedule: sparsity.Schedule = None,
+    stages: sparsity.Stages = None,
+    stage_steps: sparsity.StageSteps = None,
+    threshold: sparsity.Threshold = None,
+    scale_xi: sparsity.ScaleXi = False,
+    gate_learning_rate: sparsity.GateLearningRate = None,
+    penalty: sparsity.Penalty = None,
+    prune: sparsity.Prune = False,
+    picture: sparsity.Picture = None,
     zoo: options.ZooFolder = None,
     add: Annotated[bool, typer.Option("--add", help="Add the result to your zoo, with its signature.")] = False,
     source: options.SourceName = None,
@@ -74,6 +85,14 @@ def finetune(
         raise ConfigError(
             f"--method {method} with a start that is {named}", hint=f"leave --method out: {start} decides"
         )
+    given = {
+        "xi": xi,
+        "threshold": threshold,
+        "scale_by_rate": scale_xi or None,
+        "gate_learning_rate": gate_learning_rate,
+        "penalty": penalty,
+    }
+    chosen, begin, plan = sparsity.read(named, begin, given, schedule, stages, stage_steps, prune, picture)
     task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template, category)
     folder = out or Path(f"{task.name}-{named}-tuned")
     if not overwrite and (folder / "card.json").is_file():
@@ -89,7 +108,7 @@ def finetune(
             task,
             loaded,
             begin,
-            method=named,
+            method=chosen,
             steps=steps,
             learning_rate=learning_rate,
             batch_size=batch_size,
@@ -101,7 +120,11 @@ def finetune(
             zoo=view,
             add_to=(Zoo(zoo) if zoo is not None else Zoo.default()) if add else None,
             measure_start=True,
+            schedule=plan,
         )
+    sora = result
+    if prune:
+        result = result.pruned()
     result.save(folder, replace=overwrite)
     shutil.rmtree(checkpoints, ignore_errors=True)
     described = options.again(
@@ -117,3 +140,4 @@ def finetune(
         max_length=options.unless(max_length, 128),
     )
     show_finetuned(output, result, folder, described)
+    sparsity.show(output, sora, picture)

@@ -102,6 +102,7 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str)
             "seconds": tuned.seconds,
             "before": None if result.before is None else result.before.to_json(),
             "after": result.after.to_json(),
+            **sparsity_facts(result),
         }
     )
     output.table(
@@ -117,6 +118,16 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str)
     output.command(f"transfer evaluate {target} --delta {shlex.quote(str(folder))}")
     if output.quiet:
         output.result(f"{result.after.metric}\t{result.after.metrics[result.after.metric]:.4f}\t{folder}")
+
+
+def sparsity_facts(result: Finetuned) -> dict[str, Any]:
+    """Ranks of a SoRA or of what was pruned from one, and the stages of its schedule; nothing for other methods."""
+    from transfer.deltas.ranks import ranks_of
+
+    if result.module.card.method != "sora" and "pruned_from" not in result.module.card.provenance:
+        return {}
+    stages = result.sparsified.stages if result.sparsified is not None else ()
+    return {"sparsity": ranks_of(result.delta).to_json(), "stages": [stage.to_json() for stage in stages]}
 
 
 def show_evaluation(output: Output, found: Evaluation, what: str) -> None:

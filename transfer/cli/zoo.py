@@ -229,8 +229,8 @@ def export(
 ) -> None:
     """Copy a module out: `peft.PeftModel.from_pretrained` reads the folder of a LoRA, prefix or soft prompt.
 
-    With --merged a whole model is written, with its tokenizer, that `transformers` loads by itself. LoRA and BitFit
-    modules can be merged.
+    With --merged a whole model is written, with its tokenizer, that `transformers` loads by itself. Modules of LoRA,
+    SoRA and BitFit can be merged.
     """
     from transfer.errors import ConfigError
 

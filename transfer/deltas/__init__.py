@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from transfer.deltas.lora import LoRA
     from transfer.deltas.method import DeltaMethod
     from transfer.deltas.prefix import Prefix
+    from transfer.deltas.pruning import prune
+    from transfer.deltas.ranks import ranks_of
     from transfer.deltas.soft_prompt import SoftPrompt
+    from transfer.deltas.sora import SoRA
     from transfer.deltas.switching import Switch
 
 METHODS = Registry(
@@ -35,6 +38,7 @@ METHODS = Registry(
         "prefix": "transfer.deltas.prefix:Prefix",
         "bitfit": "transfer.deltas.bitfit:BitFit",
         "soft-prompt": "transfer.deltas.soft_prompt:SoftPrompt",
+        "sora": "transfer.deltas.sora:SoRA",
     },
 )
 
@@ -47,12 +51,15 @@ _FILES = {
     "DeltaMethod": "method",
     "LoRA": "lora",
     "Prefix": "prefix",
+    "SoRA": "sora",
     "SoftPrompt": "soft_prompt",
     "Switch": "switching",
     "block_of": "blocks",
     "describe": "described",
     "block_indices": "blocks",
     "n_blocks": "blocks",
+    "prune": "pruning",
+    "ranks_of": "ranks",
     "structure": "common_structure",
 }
 
@@ -65,12 +72,15 @@ __all__ = [
     "DeltaMethod",
     "LoRA",
     "Prefix",
+    "SoRA",
     "SoftPrompt",
     "Switch",
     "block_indices",
     "block_of",
     "describe",
     "n_blocks",
+    "prune",
+    "ranks_of",
     "structure",
 ]
 

@@ -49,7 +49,7 @@ def merged_values(attached: Attached) -> dict[str, torch.Tensor]:
             raise DeltaError(
                 f"method {method!r} cannot be merged into the backbone: it is no change of the parameters there",
                 found=f"a {type(site).__name__} at {site.place!r}",
-                hint="keep it attached; LoRA() and BitFit() can be merged",
+                hint="keep it attached; LoRA(), SoRA() and BitFit() can be merged",
             )
         for name, change in changes.items():
             _check(method, site.place, module, name, change, owners)

@@ -6,19 +6,22 @@ Source: Hu et al. 2021, arxiv.org/abs/2106.09685, section 4.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from transfer.deltas.attached import Site, own_precision
+from transfer.deltas.addressing import find_places
+from transfer.deltas.attached import Attached, Site, own_precision
 from transfer.deltas.method import DeltaMethod
 from transfer.deltas.modules import is_conv1d, linear_features
-from transfer.errors import ConfigError
+from transfer.errors import ConfigError, DeltaError
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +35,9 @@ class LoRA(DeltaMethod):
         where: By default queries and values. Where they are outputs of a fused layer, as in GPT-2, only the rows of B
             that make them are trained, and the others stay as they are; where it is not known which those are,
             the default trains them all, and to ask for `attn.q` by name is refused.
-        ranks: place -> rank where it differs from `rank`, as in a checkpoint with a rank pattern.
-        alphas: place -> alpha where it differs from `alpha`.
+        ranks: Name -> rank where it differs from `rank`; names as in `where`, such as `attn.q[0:3]` or `ff.w2`. Of
+            several that mean a place, the place itself goes first, then the longest. A card lists exact places.
+        alphas: Name -> alpha where it differs from `alpha`, read in the same way.
     """
 
     method: ClassVar[str] = "lora"
@@ -55,12 +59,42 @@ class LoRA(DeltaMethod):
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
 
+    def rank_at(self, place: str) -> int:
+        """Rank at an exact place."""
+        return self.ranks.get(place, self.rank)
+
     def scale(self, place: str) -> float:
-        """alpha / rank at a place: the delta of its weight is `scale * B @ A`."""
-        return self.alphas.get(place, self.alpha) / self.ranks.get(place, self.rank)
+        """alpha / rank at an exact place: the delta of its weight is `scale * B @ A`."""
+        return self.alphas.get(place, self.alpha) / self.rank_at(place)
+
+    def factors(self, place: str, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(A (rank, in), B (out, rank)) in fp32, whose product B A is the change of the weight at the place.
+
+        Args:
+            place: One of the places.
+            tensors: The delta, by canonical name.
+        """
+        return tensors[f"{place}.lora_A"].float(), tensors[f"{place}.lora_B"].float() * self.scale(place)
+
+    def on(self, model: nn.Module) -> Self:
+        """The same method with the ranks and alphas of exact places.
+
+        Raises:
+            DeltaError: a name in `ranks` or `alphas` means no place that the method goes on.
+        """
+        if not self.ranks and not self.alphas:
+            return self
+        places = self.places(model)
+        return replace(self, ranks=_by_place(model, places, self.ranks), alphas=_by_place(model, places, self.alphas))
+
+    def shapes(self, model: nn.Module) -> dict[str, tuple[int, ...]]:
+        return super(LoRA, self.on(model)).shapes(model)
+
+    def attach(self, model: nn.Module, tensors: Mapping[str, torch.Tensor] | None = None, seed: int = 0) -> Attached:
+        return super(LoRA, self.on(model)).attach(model, tensors, seed)
 
     def settings(self, model: nn.Module | None = None) -> dict[str, Any]:
-        settings = super().settings(model)
+        settings = super(LoRA, self if model is None else self.on(model)).settings(model)
         for name in ("ranks", "alphas"):  # exceptions are on the card only where there are any
             settings[name] = dict(settings[name])
             if not settings[name]:
@@ -69,7 +103,7 @@ class LoRA(DeltaMethod):
 
     def local_shapes(self, place: str, module: nn.Module) -> dict[str, tuple[int, ...]]:
         n_in, n_out = linear_features(place, module, self.method)
-        rank = self.ranks.get(place, self.rank)
+        rank = self.rank_at(place)
         return {"lora_A": (rank, n_in), "lora_B": (n_out, rank)}
 
     def fill(self, name: str, tensor: torch.Tensor, generator: torch.Generator) -> None:
@@ -103,9 +137,28 @@ class LoRASite(Site):
         if self.dropout:
             x = functional.dropout(x, self.dropout, self.training)
         # The scale is applied on the narrow side, where it costs least.
-        narrow = functional.linear(x, self.lora_A) * self.scale
+        narrow = functional.linear(x, self.lora_A) * self.strength()
         return output + functional.linear(narrow, self.lora_B).to(output.dtype)
 
+    def strength(self) -> float | torch.Tensor:
+        """What a rank's part counts: a number for all of them, or a tensor (rank,)."""
+        return self.scale
+
     def changes(self, module: nn.Module) -> dict[str, torch.Tensor]:
-        change = self.lora_B @ self.lora_A * self.scale
+        change = self.lora_B * self.strength() @ self.lora_A
         return {"weight": change.T if is_conv1d(module) else change}
+
+
+def _by_place(model: nn.Module, places: Sequence[str], given: Mapping[str, Number]) -> dict[str, Number]:
+    """Exact place -> value; a longer name overrules a shorter one, the place itself all others."""
+    found: dict[str, Number] = {}
+    for name in sorted(given, key=lambda name: (name in places, len(name))):
+        meant = [name] if name in places else [place for place in find_places(model, (name,)) if place in places]
+        if not meant:
+            raise DeltaError(
+                f"ranks and alphas name {name!r}, where this delta does not go",
+                found=f"{len(places)} places, such as {places[0]}",
+                hint="name one of its places, or put it into where=",
+            )
+        found |= dict.fromkeys(meant, given[name])
+    return {place: found[place] for place in places if place in found}

@@ -78,6 +78,22 @@ class DeltaMethod(ABC):
         """The method without what only training needs, such as a network that the stored tensors have been through."""
         return self
 
+    def own_rates(self, rate: float) -> dict[str, float]:
+        """Local tensor name -> learning rate of tensors that are trained apart: at their own rate, without decay."""
+        return {}
+
+    def loss(self, attached: Attached) -> torch.Tensor | None:
+        """What training adds to the loss of the task, a scalar; None adds nothing."""
+        return None
+
+    def after_step(self, attached: Attached, rates: Mapping[str, float]) -> None:  # noqa: B027 most do nothing
+        """Called in training after each step of the optimiser.
+
+        Args:
+            attached: What is trained.
+            rates: Learning rate that the step had, for each name in `own_rates`.
+        """
+
     def places(self, model: nn.Module) -> list[str]:
         """Names of the modules that the method goes on, in model order.
 

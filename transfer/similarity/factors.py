@@ -21,10 +21,7 @@ def weight_factors(method: DeltaMethod, tensors: Mapping[str, Tensor]) -> Factor
     """place -> (A (rank, in), scale * B (out, rank)): the change of the weight at the place is their product."""
     assert isinstance(method, LoRA)
     places = [name.removesuffix(".lora_A") for name in tensors if name.endswith(".lora_A")]
-    return {
-        place: (tensors[f"{place}.lora_A"].float(), tensors[f"{place}.lora_B"].float() * method.scale(place))
-        for place in places
-    }
+    return {place: method.factors(place, tensors) for place in places}
 
 
 def differences(tensors: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[str, Tensor]:

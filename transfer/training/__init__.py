@@ -2,8 +2,17 @@
 
 from zoo.lazy import lazy_names
 
-__all__ = ["TuneSettings", "Tuned", "measure", "tune"]
+__all__ = ["Sparsified", "TuneSettings", "Tuned", "XiSchedule", "measure", "sparsify", "tune"]
 
 __getattr__, __dir__ = lazy_names(
-    __name__, {"TuneSettings": "settings", "Tuned": "tuning", "measure": "measuring", "tune": "tuning"}
+    __name__,
+    {
+        "Sparsified": "sparsifying",
+        "TuneSettings": "settings",
+        "Tuned": "tuning",
+        "XiSchedule": "schedules",
+        "measure": "measuring",
+        "sparsify": "sparsifying",
+        "tune": "tuning",
+    },
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -18,6 +19,7 @@ from transfer.training.sampling import LengthBatches
 from transfer.training.settings import TuneSettings
 
 SAVE_EVERY = 25  # steps between checkpoints at most: what a kill can cost
+OWN = "trained_apart"  # names a group of the optimiser by the local name of its tensors
 MEASURED = ("loss", "accuracy")  # of each look at dev; accuracy only where there is something to choose
 
 
@@ -37,6 +39,31 @@ class TuneTrainer(Trainer):
         batches = LengthBatches([row.length for row in rows], self.args.train_batch_size, self.args.seed)
         loader: DataLoader[Any] = DataLoader(rows, batch_sampler=batches, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's own, with what the delta trains at a rate of its own in groups of their own."""
+        fresh = self.optimizer is None
+        optimizer: Any = super().create_optimizer(model)
+        backbone: Any = self.model
+        if not fresh or backbone.delta is None:
+            return optimizer  # type: ignore[no-any-return]
+        for name, rate in backbone.delta.method.own_rates(self.args.learning_rate).items():
+            own = [p for full, p in backbone.delta.named_parameters() if full.endswith(f".{name}")]
+            ids = {id(parameter) for parameter in own}
+            for group in optimizer.param_groups:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in ids]
+            optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0, OWN: name})
+        return optimizer  # type: ignore[no-any-return]
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The task's loss, and what the delta adds to it."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        backbone: Any = self.model
+        more = None if backbone.delta is None else backbone.delta.method.loss(backbone.delta)
+        loss = loss if more is None else loss + more
+        return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # type: ignore[override]
         """Measure dev, and remember the delta if it is the best so far."""
@@ -101,10 +128,24 @@ def make_trainer(
         best=best,
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_AfterStep(backbone))
     trainer.add_callback(_Progress(report))
     if settings.patience is not None and dev is not None:
         trainer.add_callback(_Patience(settings.patience))
     return trainer
+
+
+class _AfterStep(TrainerCallback):
+    """Hands the delta over to its method after each step of the optimiser, before the rates go on."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        attached = self.backbone.delta
+        if attached is not None:
+            rates = {group[OWN]: group["lr"] for group in kwargs["optimizer"].param_groups if OWN in group}
+            attached.method.after_step(attached, rates)
 
 
 class _Progress(TrainerCallback):

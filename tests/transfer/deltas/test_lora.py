@@ -45,6 +45,33 @@ def test_ranks_and_alphas_may_differ_by_place():
     assert "ranks" not in LoRA().settings()
 
 
+@torch.no_grad()
+def test_ranks_are_named_as_places_are_and_the_closer_name_goes_first(tiny_model):
+    model = tiny_model("bert")
+    method = LoRA(
+        where=("attn.q", "ff.w2"),
+        ranks={"attn.q": 3, "attn.q[1]": 5, r"re:layer\.0\.output\.dense": 2},
+        alphas={"ff.w2": 4},
+    )
+    query, w2 = "encoder.layer.{}.attention.self.query", "encoder.layer.{}.output.dense"
+    expected = {query.format(0): 3, query.format(1): 5, w2.format(0): 2}
+    attached = method.attach(model)
+    shapes = {place: attached.state_dict()[f"{place}.lora_A"].shape[0] for place in attached.places}
+    assert shapes == {**expected, w2.format(1): 8}
+    settings = method.settings(model)
+    assert settings["ranks"] == expected
+    assert settings["alphas"] == {w2.format(0): 4, w2.format(1): 4}
+    assert [site.scale for site in attached.sites] == [16 / 3, 4 / 2, 16 / 5, 4 / 8]
+    assert LoRA.from_settings(settings).shapes(model) == method.shapes(model)
+
+
+def test_a_rank_for_a_place_without_a_delta_is_refused(tiny_model):
+    with pytest.raises(DeltaError, match=r"'ff\.w1', where this delta does not go"):
+        LoRA(ranks={"ff.w1": 2}).attach(tiny_model("bert"))
+    with pytest.raises(DeltaError, match=r"no place named 'attn\.qq'"):
+        LoRA(ranks={"attn.qq": 2}).attach(tiny_model("bert"))
+
+
 def test_dropout_acts_in_training_only():
     model = nn.ModuleDict({"layer": nn.Linear(64, 3)})
     attached = LoRA(where="layer", dropout=0.5).attach(model)

@@ -12,6 +12,7 @@ from zoo import Card, Module
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 2, "alpha": 4, "places": ["a", "b"]},
+    "sora": {"rank": 2, "alpha": 4, "places": ["a", "b"]},
     "adapter": {"bottleneck": 2, "places": ["a", "b"]},
     "prefix": {"length": 2, "heads": 2, "head_width": 2, "places": ["a", "b"]},
     "bitfit": {"places": ["a", "b"]},
@@ -19,6 +20,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "lora": {"lora_A": (2, 4), "lora_B": (3, 2)},
+    "sora": {"lora_A": (2, 4), "lora_B": (3, 2), "lora_gate": (2,)},
     "adapter": {
         "adapter_down.weight": (2, 4),
         "adapter_down.bias": (2,),

@@ -1,0 +1,208 @@
+"""Accuracy against parameters kept, at the same six places of every layer and with the same number of steps.
+
+    TRANSFER_TASKS=DIR python -m benchmarks.sparsity.run --targets trec,mrpc
+
+Three kinds of runs for each target and seed: `sora`, trained with all gates and then at each xi of a linear schedule
+(a row per stage); `lora-start`, a LoRA of the rank that SoRA starts at; `lora-final`, a LoRA as large as the stage that
+is chosen. Learning rates are chosen by dev loss at seed 0, once for LoRA and once for SoRA at xi = 0. The stage is the
+one with the best dev accuracy among those with at most 70% of the parameters (`chosen`). Test is only measured.
+Rows that are there are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.rows import Rows
+from benchmarks.strategies.run import GRID
+from transfer.backbones import Backbone, load_backbone
+from transfer.deltas import Delta, LoRA, SoRA, ranks_of
+from transfer.deltas.ranks import Ranks
+from transfer.evaluation import evaluate
+from transfer.tasks import Task, load_task
+from transfer.training import TuneSettings, XiSchedule, sparsify, tune
+
+HERE = Path(__file__).parent
+TARGETS = ("trec", "tweet_sentiment", "tweet_offensive", "tweet_irony", "mrpc", "rte")  # development targets
+SEEDS = (0, 1)
+KEY = ("target", "kind", "seed", "examples", "steps", "rank", "xi", "last_xi", "learning_rate_factor", "stage")
+RANK = 8
+LAST_XI = 6e-3
+STAGES = 6
+MOST = 0.7  # share of the parameters that the chosen stage may keep
+
+
+class Run:
+    """One target and seed: its examples, and the tunes on them."""
+
+    def __init__(self, name: str, seed: int, examples: int, steps: int, backbone: Backbone) -> None:
+        self.task: Task = load_task(name, examples=examples, seed=seed, source="folder")
+        self.seed, self.steps, self.backbone = seed, steps, backbone
+        self.train, self.dev = (backbone.encode(rows, self.task.fields) for rows in (self.task.train, self.task.dev))
+
+    def settings(self, factor: float, steps: int) -> TuneSettings:
+        """Of a tune at this factor of the default learning rate."""
+        return TuneSettings(
+            steps=steps, learning_rate=factor * LoRA.learning_rate, seed=self.seed, eval_every=max(1, steps // 6)
+        )
+
+    def tuned(self, method: LoRA, factor: float, steps: int, keep: str = "best") -> Any:
+        """A tune from the method's own start."""
+        start = method.draw(self.backbone.model)
+        settings = self.settings(factor, steps)
+        return tune(self.backbone, method, self.train, tensors=start, settings=settings, dev=self.dev, keep=keep)
+
+    def test(self, method: LoRA, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        """Metrics on test."""
+        return evaluate(self.task, self.backbone, Delta(method, dict(tensors))).metrics
+
+
+def chosen(stages: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of the rows of one SoRA: the best dev accuracy at no more than 70% of the parameters, the smaller one of equals.
+
+    The smallest, where none is that small.
+    """
+    small = [row for row in stages if row["share"] <= MOST]
+    if not small:
+        return min(stages, key=lambda row: row["parameters"])
+    return max(small, key=lambda row: (row["dev_accuracy"], -row["parameters"]))
+
+
+def lora_of_size(parameters: int, ranks: Ranks) -> LoRA:
+    """A LoRA at all the places of `ranks` with as many parameters, or just below, and the same scale everywhere.
+
+    The same rank everywhere, at least 1; from the last layer on one more, where that still fits.
+    """
+    widths = {place.place: place.width for place in ranks.places}
+    rank = max(1, parameters // sum(widths.values()))
+    left = parameters - rank * sum(widths.values())
+    more = {}
+    for place, width in reversed(widths.items()):
+        if width <= left:
+            more[place], left = rank + 1, left - width
+    scale = LoRA.alpha / max(place.start for place in ranks.places)  # that of the LoRA and the SoRA at the start
+    alphas = {place: scale * own for place, own in more.items()}
+    return LoRA(rank=rank, alpha=scale * rank, where=SoRA.where, ranks=more, alphas=alphas)
+
+
+def chosen_factor(rows: Rows, run: Run, common: dict[str, Any], method: LoRA, steps: int) -> float:
+    """The factor of the learning rate with the lowest dev loss at the last step, at seed 0."""
+    losses = {}
+    for factor in GRID:
+        key = {**common, "kind": method.method, "seed": 0, "xi": 0.0, "stage": "rate"}
+        key |= {"learning_rate_factor": round(factor, 4)}
+        row = rows.done(**key)
+        if row is None:
+            tuned = run.tuned(method, factor, steps, keep="last")
+            row = rows.add(**key, dev_loss=tuned.history[-1]["loss"], seconds=round(tuned.seconds, 2))
+        losses[factor] = row["dev_loss"]
+    return min(losses, key=lambda factor: losses[factor])
+
+
+def measure_sora(rows: Rows, run: Run, common: dict[str, Any], factor: float, schedule: XiSchedule) -> list[Any]:
+    """The rows of all stages, trained and written where one is missing."""
+    keys = [
+        {**common, "kind": "sora", "xi": xi, "learning_rate_factor": round(factor, 4), "stage": "run"}
+        for xi in schedule.values
+    ]
+    if any(rows.done(**key) is None for key in keys):
+        method = SoRA(rank=common["rank"])
+        first = run.steps - (len(keys) - 1) * (schedule.stage_steps or 0)
+        found = sparsify(
+            run.backbone,
+            method,
+            run.train,
+            tensors=method.draw(run.backbone.model),
+            schedule=schedule,
+            dev=run.dev,
+            settings=run.settings(factor, first),
+        )
+        for key, stage in zip(keys, found.stages, strict=True):
+            if rows.done(**key) is None:
+                test = run.test(method, stage.tuned.tensors)
+                rows.add(
+                    **key,
+                    accuracy=test["accuracy"],
+                    macro_f1=test["macro_f1"],
+                    dev_accuracy=stage.dev["accuracy"],
+                    dev_loss=stage.dev["loss"],
+                    train_accuracy=stage.train["accuracy"],
+                    memorisation=stage.memorisation,
+                    generalisation=stage.generalisation,
+                    seconds=round(stage.tuned.seconds, 2),
+                    **stage.ranks.to_json(),
+                )
+                print(common["target"], "sora", common["seed"], f"{key['xi']:g}", stage.ranks.share, test["accuracy"])
+    return [rows.done(**key) for key in keys]
+
+
+def measure_lora(rows: Rows, run: Run, common: dict[str, Any], kind: str, method: LoRA, factor: float) -> None:
+    """The row of one LoRA."""
+    key = {**common, "kind": kind, "xi": None, "learning_rate_factor": round(factor, 4), "stage": "run"}
+    if rows.done(**key) is not None:
+        return
+    tuned = run.tuned(method, factor, run.steps)
+    delta = Delta(method, tuned.tensors)
+    test = run.test(method, tuned.tensors)
+    best = next(row for row in tuned.history if row["step"] == tuned.best_step)
+    rows.add(
+        **key,
+        accuracy=test["accuracy"],
+        macro_f1=test["macro_f1"],
+        dev_accuracy=best["accuracy"],
+        dev_loss=best["loss"],
+        best_step=tuned.best_step,
+        majority=run.task.majority,
+        seconds=round(tuned.seconds, 2),
+        parameters=ranks_of(delta).parameters,
+        ranks=ranks_of(delta).kept,
+    )
+    print(common["target"], kind, common["seed"], ranks_of(delta).parameters, test["accuracy"], flush=True)
+
+
+def main() -> None:
+    """Run what is not in the file yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    parser.add_argument("--examples", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=600, help="of every run, over all stages; half are the first's")
+    parser.add_argument("--rank", type=int, default=RANK)
+    parser.add_argument("--last-xi", type=float, default=LAST_XI)
+    parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
+    parser.add_argument("--smoke", action="store_true", help="one target and seed, 40 examples, 12 steps: a minute")
+    options = parser.parse_args()
+    if options.smoke:
+        options.targets, options.seeds, options.examples, options.steps = "trec", "0", 40, 12
+        options.last_xi, options.out = 0.4, options.out.with_name("smoke.jsonl")
+    stages = 3 if options.smoke else STAGES
+    stage_steps = options.steps // 2 // (stages - 1)
+    schedule = XiSchedule.named("linear", options.last_xi, stages, stage_steps=stage_steps)
+    rows = Rows(options.out, KEY)
+    backbone = load_backbone()
+    for name in options.targets.split(","):
+        common = {"target": name, "examples": options.examples, "steps": options.steps, "rank": options.rank}
+        common["last_xi"] = options.last_xi
+        dense = SoRA(rank=options.rank, xi=0.0)
+        lora = LoRA(rank=options.rank, where=dense.where)
+        first = Run(name, 0, options.examples, options.steps, backbone)
+        factors = {
+            method.method: chosen_factor(rows, first, common, method, options.steps // 2) for method in (lora, dense)
+        }
+        for seed in map(int, options.seeds.split(",")):
+            run = first if seed == 0 else Run(name, seed, options.examples, options.steps, backbone)
+            here = {**common, "seed": seed}
+            found = measure_sora(rows, run, here, factors["sora"], schedule)
+            measure_lora(rows, run, here, "lora-start", lora, factors["lora"])
+            start = ranks_of(Delta(lora, lora.draw(backbone.model)))
+            same_size = lora_of_size(chosen(found)["parameters"], start)
+            measure_lora(rows, run, here, "lora-final", same_size, factors["lora"])
+
+
+if __name__ == "__main__":
+    main()
