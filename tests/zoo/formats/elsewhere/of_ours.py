@@ -2,7 +2,7 @@
 
     python tests/zoo/formats/elsewhere/of_ours.py FOLDER
 
-writes FOLDER/FORMAT/CASE; `with_opendelta.py check FOLDER/opendelta` and `with_adapters.py check FOLDER/adapters` load
+writes FOLDER/FORMAT/CASE; `with_opendelta.py check FOLDER/opendelta` and `with_adapters.py check FOLDER/adapterhub` load
 each of them in an environment of their own and compare.
 """
 
@@ -29,6 +29,22 @@ CASES = {
         "gpt2-prefix": Prefix(length=3, position_shift=False),
         "t5-lora": LoRA(rank=2, where=("SelfAttention.q", "ff.w2")),
         "t5-adapter": Adapter(bottleneck=3, activation="tanh"),
+    },
+    "adapterhub": {
+        "bert-lora": LoRA(rank=2, alpha=6),
+        "bert-lora-some": LoRA(rank=3, alpha=5, dropout=0.1, where=("attn.k[1]", "ff.w2[1]")),
+        "bert-houlsby": Adapter(bottleneck=3),
+        "bert-pfeiffer": Adapter(bottleneck=3, activation="relu", reads="sum", where=("ff.norm",)),
+        "bert-second": Adapter(bottleneck=3, activation="gelu", reads="sum", where=("ff.norm[1]",)),
+        "roberta-mixed": Adapter(bottleneck=3, activation="silu", where=("attn.proj[0]", "ff.w2[1]")),
+        "distilbert-houlsby": Adapter(bottleneck=3, activation="tanh"),
+        "bart-pfeiffer": Adapter(bottleneck=3, reads="sum", where=("attn.norm", "crossattn.norm", "ff.norm")),
+        "gpt2-lora": LoRA(rank=2, alpha=6),
+        "gpt2-pfeiffer": Adapter(bottleneck=3, reads="sum", where=("block",)),
+        "gpt2-houlsby": Adapter(bottleneck=3),
+        "llama-pfeiffer": Adapter(bottleneck=3, reads="sum", where=("block",)),
+        "t5-lora": LoRA(rank=2, where=("SelfAttention.q", "ff.w2")),
+        "t5-houlsby": Adapter(bottleneck=3),
     },
 }
 
