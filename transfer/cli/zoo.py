@@ -72,7 +72,8 @@ def show(module: ModuleId, zoo: options.ZooFolder = None, as_json: options.Json 
 @app.command("add", epilog="Example:  transfer zoo add ./adapters/* --backbone ./my-bert --category sentiment")
 def add(
     folders: Annotated[
-        list[Path], typer.Argument(help="Folders: checkpoints of PEFT, AdapterHub or OpenDelta, or modules that were exported.")
+        list[Path],
+        typer.Argument(help="Folders: checkpoints of PEFT, AdapterHub or OpenDelta, or modules that were exported."),
     ],
     backbone: Annotated[
         str | None, typer.Option("--backbone", "-b", help="What the checkpoints were trained on.")

@@ -1,5 +1,5 @@
-"""AdapterHub's checkpoints: `adapter_config.json` and `adapter.safetensors` (or `pytorch_adapter.bin`), read and written
-for bottleneck adapters and LoRA.
+"""AdapterHub's checkpoints: `adapter_config.json` and `adapter.safetensors` (or `pytorch_adapter.bin`), read and
+written for bottleneck adapters and LoRA.
 
 Formats as adapters 1.3 has them (github.com/adapter-hub/adapters, `src/adapters/loading.py`), and as its older versions
 had them under the name adapter-transformers.
@@ -25,7 +25,7 @@ from zoo.tensors import FileTensors, write_tensors
 
 CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"
 HEAD = "head_config.json"
-RESAVE = 'model.save_adapter(folder, name, use_safetensors=True)'
+RESAVE = "model.save_adapter(folder, name, use_safetensors=True)"
 VERSION = "adapters.1.3.0"  # whose layout this is
 NAME = "delta"  # of the adapter in what is written
 

@@ -108,7 +108,7 @@ def _plan(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> _
     ranks = {place: own.get(place, settings["rank"]) for place in named}
     scales = {own_alpha.get(place, settings["alpha"]) / rank for place, rank in ranks.items()}
     fused = [place for place, key in named.items() if key == "fused"]
-    groups = _groups({place: (ranks[place], tensors[f"{place}.lora_B"]) for place in fused}) if fused else None
+    groups = _groups({place: tensors[f"{place}.lora_B"] for place in fused}) if fused else None
     for chosen in filter(None, (groups, MATRICES)):
         blocked = chosen is groups
         narrow = {rank // len(chosen) if blocked and place in fused else rank for place, rank in ranks.items()}
@@ -117,27 +117,27 @@ def _plan(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> _
     raise FormatError(common(settings) or "its places have ranks of their own")
 
 
-def _groups(parts: Mapping[str, tuple[int, torch.Tensor]]) -> tuple[str, ...] | None:
+def _groups(parts: Mapping[str, torch.Tensor]) -> tuple[str, ...] | None:
     """Which of query, key and value the columns of all B belong to, in order and as many each; None if to several.
 
     Such LoRAs come from this format, and go back as they were. The others take all three.
 
     Args:
-        parts: place -> rank and B, (3 * width, rank).
+        parts: place -> B, (3 * width, rank).
     """
     touched = {  # (3, rank): whether a column of B acts on the third
-        place: torch.stack([third.ne(0).any(0) for third in b.chunk(3)]) for place, (_, b) in parts.items()
+        place: torch.stack([third.ne(0).any(0) for third in b.chunk(3)]) for place, b in parts.items()
     }
-    numbers = [number for number in range(3) if any(bool(acts[number].any()) for acts in touched.values())]
+    used = [third for third in range(3) if any(bool(acts[third].any()) for acts in touched.values())]
     for acts in touched.values():
-        if not numbers or acts.shape[1] % len(numbers):
+        if not used or acts.shape[1] % len(used):
             return None
-        narrow = acts.shape[1] // len(numbers)
-        for position, number in enumerate(numbers):
-            acts[number, position * narrow : (position + 1) * narrow] = False
+        narrow = acts.shape[1] // len(used)
+        for position, third in enumerate(used):
+            acts[third, position * narrow : (position + 1) * narrow] = False
         if bool(acts.any()):
             return None
-    return tuple(MATRICES[number] for number in numbers)
+    return tuple(MATRICES[third] for third in used)
 
 
 def _chosen(settings: Mapping[str, Any]) -> tuple[Family, dict[str, str]]:
@@ -189,7 +189,8 @@ def read(
     front, notes = fit_places(folder, list(found), places)
     named = {front(place): names for place, names in found.items()}
     kept = list(named) if places is None else [place for place in places if place in named]
-    matrices = [number for number, key in enumerate(MATRICES) if key in (strings(folder, config, "attn_matrices"))]
+    asked = strings(folder, config, "attn_matrices")
+    matrices = [position for position, key in enumerate(MATRICES) if key in asked]
     rank = count(folder, config, "r", 8)
     alpha = rank if old_scaling else float(number(folder, config, "alpha", 8))
     if old_scaling:

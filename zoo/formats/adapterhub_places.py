@@ -71,7 +71,7 @@ class Family:
         for spot in self.spots:
             end = spot.theirs if reads is None else spot.ours(reads)
             found = None if end is None else self.split(name, [end])
-            if found and spot.stack in found[0].split(".") + [""]:
+            if found and spot.stack in [*found[0].split("."), ""]:
                 return found[0], spot
         return None
 

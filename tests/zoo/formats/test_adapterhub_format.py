@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from elsewhere.models import build, drawn, outputs
+from elsewhere.models import arch_of, build, drawn, outputs
 from safetensors.torch import load_file, save_file
 from zoo_toys import settings_of, tensors_of
 
@@ -35,6 +35,9 @@ READ = (
     "gpt2-houlsby",
     "gpt2-lora",
     "llama-pfeiffer",
+    "mbart-pfeiffer",
+    "deberta-v2-lora",
+    "deberta-v2-pfeiffer",
     "t5-pfeiffer",
     "t5-houlsby",
     "t5-lora",
@@ -42,11 +45,14 @@ READ = (
 BACK = ("bert-pfeiffer", "bert-houlsby", "bart-pfeiffer", "bert-lora", "gpt2-lora", "gpt2-pfeiffer", "t5-houlsby")
 
 
-def backbone_of(case):
-    arch = "bert-classifier" if case.startswith("bert-classifier") else case.partition("-")[0]
+def bare_model(arch):
     model = build(arch)
-    model = getattr(model, "bert", model)
-    return wrap_model(model, tiny.tokenizer_for(arch), name=f"tiny-{arch}")
+    return getattr(model, "bert", model)
+
+
+def backbone_of(case):
+    arch = arch_of(case)
+    return wrap_model(bare_model(arch), tiny.tokenizer_for(arch), name=f"tiny-{arch}")
 
 
 def stored(folder):
@@ -65,17 +71,11 @@ def test_ours_computes_what_adapters_computed(case):
         ours = outputs(backbone.model)
     torch.testing.assert_close(ours, expected["outputs"], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(ours, expected["bare"], atol=1e-2)
-    assert torch.equal(outputs(backbone.model), outputs(build_like(backbone)))
+    assert torch.equal(outputs(backbone.model), outputs(bare_model(arch_of(case))))
     said = " ".join(found.notes)
     assert ("bert. was taken off" in said) is case.startswith("bert-classifier")
     assert ("head beside it" in said) is (WRITTEN / case / "head_config.json").is_file()
     assert ("scaling is folded" in said) is (case in ("bert-scaled", "bert-channel"))
-
-
-def build_like(backbone):
-    arch = backbone.name.removeprefix("tiny-")
-    model = build(arch)
-    return getattr(model, "bert", model)
 
 
 @pytest.mark.parametrize("case", BACK)
@@ -154,7 +154,7 @@ def test_another_backbone_is_refused():
 
 
 def changed(case, folder, **settings):
-    """A folder whose config says something else; None takes a setting out, at the top for `model_type` and `version`."""
+    """A folder whose config says something else; None takes a setting out."""
     for path in (WRITTEN / case).glob("*adapter*"):
         shutil.copy(path, folder)
     path = folder / "adapter_config.json"
@@ -237,7 +237,11 @@ def test_a_peft_folder_is_still_peft_s(tmp_path):
         ("lora", {"ranks": {settings_of("lora")["places"][0]: 1}}, "ranks of their own at 1 places"),
         ("lora", {"places": ["encoder.layer.0.attention.output.dense"]}, "no LoRA at"),
         ("adapter", {"activation": "sine"}, "no activation 'sine'"),
-        ("adapter", {"places": ["encoder.layer.0.attention.self.query"]}, "(?s)no adapter at.*query.*output of a layer"),
+        (
+            "adapter",
+            {"places": ["encoder.layer.0.attention.self.query"]},
+            "(?s)no adapter at.*query.*output of a layer",
+        ),
         ("adapter", {"reads": "sum"}, "no adapter at .*dense.* reads the sum"),
         ("bitfit", {}, "holds lora, adapter"),
     ],
