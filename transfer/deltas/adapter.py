@@ -148,4 +148,5 @@ class NormSite(AdapterSite):
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook. The first argument is (..., width)."""
         # Past the hooks: this one, and those of others on the same normalisation.
-        return (args[0] + self.change(module.forward(args[0])), *args[1:])
+        changed = args[0] + self.change(module.forward(args[0])).to(args[0].dtype)
+        return (changed, *args[1:])

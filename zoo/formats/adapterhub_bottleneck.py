@@ -4,7 +4,7 @@ the residual, normalised where the model normalises after adding."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ LOCAL = {
     "adapter_up.weight": "adapter_up.weight",
     "adapter_up.bias": "adapter_up.bias",
 }
+_UP = ("weight", "bias")
 SCALING = "scaling"  # a tensor of its own where it was learned
 KNOWN = ("gelu", "gelu_new", "relu", "silu", "swish", "tanh")
 
@@ -97,10 +98,15 @@ def reduction_factor(width: int, bottleneck: int) -> float:
     return factor
 
 
-def left_out_layers(blocks: Any) -> list[int]:
-    """Numbers of the blocks before the last that have nothing; only where there is one stack of them."""
+def left_out_layers(blocks: Iterable[str]) -> list[int]:
+    """Numbers of the blocks before the last that have nothing; none where a decoder has some, which is counted on from
+    an encoder of unknown length.
+
+    >>> left_out_layers(["h.1", "h.3"]), left_out_layers(["decoder.block.1"])
+    ([0, 2], [])
+    """
     there = [block.rpartition(".") for block in set(blocks)]
-    if len({front for front, _, _ in there}) != 1:
+    if len({front for front, _, _ in there}) != 1 or "decoder" in there[0][0].split("."):
         return []
     numbers = {int(last) for _, _, last in there}
     return sorted(set(range(max(numbers))) - numbers)
@@ -153,7 +159,7 @@ def read(
     front, told = fit_places(folder, list(parts), places, "adapter")
     named = {front(place): names for place, names in parts.items()}
     kept = list(named) if places is None else [place for place in places if place in named]
-    factor = _factor(folder, config, parts, scales)
+    factor = _factor(folder, config, file, parts, scales)
     if scales or factor != 1:
         notes.append("its scaling is folded into the weights of `up`: the effect is the same")
     tensors = {
@@ -226,14 +232,20 @@ def _place(folder: Path, theirs: str, family: Family, reads: Reads) -> str:
     return f"{found[0]}.{ours}" if ours else found[0]
 
 
-def _factor(folder: Path, config: Mapping[str, Any], parts: Parts, scales: Mapping[str, str]) -> float:
+def _factor(
+    folder: Path, config: Mapping[str, Any], file: FileTensors, parts: Parts, scales: Mapping[str, str]
+) -> float:
     """The scale of the config; 1 where it was learned, since the file then has it for every place."""
-    said = config.get("scaling", 1.0)
-    if said not in ("learned", "channel"):
-        return float(number(folder, config, "scaling", 1.0))
-    if missing := set(parts) - set(scales):
-        raise FormatError(f"{folder} has no {SCALING} at {min(missing)}", found=f"its config says {said!r}")
-    return 1.0
+    said, shapes = config.get("scaling", 1.0), file.shapes()
+    learned = said in ("learned", "channel")
+    if odd := set(parts) ^ set(scales) if learned else set(scales):
+        has = "no" if learned else "a"
+        raise FormatError(f"{folder} has {has} {SCALING} at {min(odd)}", found=f"its config says {said!r}")
+    for place, inside in scales.items():
+        scale, up, bias = (shapes[name] for name in (inside, *(parts[place][f"adapter_up.{n}"] for n in _UP)))
+        if len(up) != 2 or bias != up[:1] or scale not in ((), (1,), up[:1]):
+            raise FormatError(f"{SCALING} at {place} in {folder} has the shape {scale}", found=f"`up` has {up}, {bias}")
+    return 1.0 if learned else float(number(folder, config, "scaling", 1.0))
 
 
 def _bottleneck(folder: Path, file: FileTensors, named: Parts) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +43,7 @@ def why_not(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) ->
 def config(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], Family, int]:
     """The fields of `LoRAConfig`, the family of the model, and the width of the first layer."""
     plan = _plan(settings, tensors)
-    keys, alpha = set(plan.named.values()), plan.scale * plan.rank
+    keys, alpha = set(plan.named.values()), round(plan.scale * plan.rank, 9)
     used = list(plan.groups) if "fused" in keys else [key for key in MATRICES if key in keys]
     fields = {
         "architecture": "lora",
@@ -106,14 +107,15 @@ def _plan(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> _
     family, named = _chosen(settings)
     own, own_alpha = settings.get("ranks") or {}, settings.get("alphas") or {}
     ranks = {place: own.get(place, settings["rank"]) for place in named}
-    scales = {own_alpha.get(place, settings["alpha"]) / rank for place, rank in ranks.items()}
+    scales = [own_alpha.get(place, settings["alpha"]) / rank for place, rank in ranks.items()]
+    one_scale = all(math.isclose(scale, scales[0]) for scale in scales)
     fused = [place for place, key in named.items() if key == "fused"]
     groups = _groups({place: tensors[f"{place}.lora_B"] for place in fused}) if fused else None
     for chosen in filter(None, (groups, MATRICES)):
         blocked = chosen is groups
         narrow = {rank // len(chosen) if blocked and place in fused else rank for place, rank in ranks.items()}
-        if len(narrow) == len(scales) == 1:
-            return _Plan(family, named, narrow.pop(), scales.pop(), chosen, blocked)
+        if one_scale and len(narrow) == 1:
+            return _Plan(family, named, narrow.pop(), scales[0], chosen, blocked)
     raise FormatError(common(settings) or "its places have ranks of their own")
 
 

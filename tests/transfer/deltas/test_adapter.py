@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -68,6 +71,23 @@ def test_before_a_norm_it_reads_the_normalised_sum_and_adds_to_the_sum():
     assert torch.allclose(model["norm"](s), expected, atol=1e-5)
     attached.detach()
     assert torch.equal(model["norm"](s), before)
+
+
+@pytest.mark.parametrize(("arch", "where"), [("bert", "ff.norm"), ("gpt2", "block")])
+def test_on_the_sum_only_it_is_trained_and_it_is_copied_and_pickled_with_the_model(arch, where, tiny_model):
+    model, ids = tiny_model(arch), torch.tensor([[5, 9, 7, 30]])
+    method = Adapter(bottleneck=3, reads="sum", where=(where,))
+    shapes = method.shapes(model)
+    method.attach(model, {name: torch.randn(shape) * 0.3 for name, shape in shapes.items()})
+    expected = model(input_ids=ids)[0]
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(input_ids=ids)[0], expected)
+    expected.square().sum().backward()
+    grads = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    assert len(grads) == len(shapes)
+    assert all("adapter_" in name and bool(grad.abs().sum() > 0) for name, grad in grads.items())
+    states = model.to(torch.bfloat16)(input_ids=ids)[0]
+    assert states.dtype == torch.bfloat16
 
 
 def test_on_a_block_it_is_as_wide_as_what_the_block_gives(tiny_model):

@@ -207,6 +207,15 @@ def test_broken_files_are_typed_errors(tmp_path):
         save_file({name: value.clone() for name, value in tensors.items()}, folder / "adapter.safetensors")
         with pytest.raises(FormatError, match=said):
             adapterhub.read(folder)
+    scale = next(name for name in whole if name.endswith("adapter_up.bias")).replace("adapter_up.bias", "scaling")
+    save_file({**whole, scale: torch.ones(1)}, folder / "adapter.safetensors")
+    with pytest.raises(FormatError, match=r"(?s)has a scaling at.*config says 1\.0"):
+        adapterhub.read(folder)
+    scales = {name.replace("adapter_up.bias", "scaling"): torch.ones(3) for name in whole if "adapter_up.bias" in name}
+    changed("bert-pfeiffer", folder, scaling="learned")
+    save_file({**whole, **scales}, folder / "adapter.safetensors")
+    with pytest.raises(FormatError, match=r"scaling at .* has the shape \(3,\)"):
+        adapterhub.read(folder)
 
 
 def test_old_files_are_read_as_their_version_meant_them(tmp_path):
