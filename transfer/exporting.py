@@ -1,4 +1,4 @@
-"""A module folded into its backbone: a plain Hugging Face model that needs neither this package nor PEFT."""
+"""Modules for others: folded into the backbone as a plain Hugging Face model, or as a checkpoint of another library."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from transfer.deltas.folding import merged_values
 from transfer.errors import DeltaError
 from zoo import Module
 from zoo.folders import check_replaceable, whole_folder
+from zoo.formats import get_format
 
 CARD = "README.md"
 
@@ -52,11 +53,37 @@ def export_merged(module: Module, folder: Path | str, backbone: Backbone, force:
     return folder
 
 
+def export_as(module: Module, folder: Path | str, format: str) -> Path:
+    """Write a checkpoint in the format of another library alone, without our card.
+
+    Args:
+        module: Of a method that the library has.
+        folder: Must not be there, or be empty.
+        format: One of `zoo.formats.FORMATS`: "adapterhub", "opendelta", "peft", or "native", which is our own.
+    Raises:
+        FormatError: there is no such format, or it cannot hold the module; says why.
+        PathError: something is in the folder.
+    """
+    folder, card, format_ = Path(folder), module.card, get_format(format)
+    kind, base = card.provenance.get("kind"), card.provenance.get("base_model")
+    name = base if isinstance(base, str) else card.backbone
+    with whole_folder(folder, (), CARD) as part:
+        said_kind = kind if isinstance(kind, str) else None
+        format_.write(part, card.method, card.settings, dict(module.tensors()), name, said_kind)
+        said = f"A {card.method} module for `{name}`, as a checkpoint of the format {format}."
+        (part / CARD).write_text(_page(module, said), encoding="utf-8")
+    return folder
+
+
 def _card(module: Module, backbone: Backbone) -> str:
+    return _page(module, f"`{backbone.base_model}` with a {module.card.method} module merged into its weights.")
+
+
+def _page(module: Module, said: str) -> str:
     card = module.card
     return (
         f"# {module.id}\n\n"
-        f"`{backbone.base_model}` with a {card.method} module merged into its weights.\n\n"
+        f"{said}\n\n"
         f"- module: {module.id}\n- task: {card.task} ({card.category})\n- licence of the task's data: {card.license}\n"
-        f"- fingerprint of the backbone before: {card.fingerprint}\n"
+        f"- fingerprint of the backbone it was trained on: {card.fingerprint}\n"
     )

@@ -35,7 +35,7 @@ def import_checkpoint(
     data: Task | None = None,
     allow_pickle: bool = False,
 ) -> Imported:
-    """Read a folder as a module: one that a zoo exported, or a checkpoint of PEFT or OpenDelta.
+    """Read a folder as a module: one that a zoo exported, or a checkpoint of PEFT, AdapterHub or OpenDelta.
 
     Args:
         folder: With `card.json`, or with the config and the tensors that another library wrote.

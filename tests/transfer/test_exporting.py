@@ -9,10 +9,11 @@ from small import toy_target
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from transfer.backbones import load_backbone
-from transfer.deltas import METHODS, BitFit, Delta
+from transfer.deltas import METHODS, Adapter, BitFit, Delta, LoRA
 from transfer.errors import DeltaError
-from transfer.exporting import export_merged
-from zoo import Card, Module
+from transfer.exporting import export_as, export_merged
+from transfer.importing import import_checkpoint
+from zoo import Card, FormatError, Module
 from zoo.errors import FingerprintError, PathError
 
 CLASSES = {"bert": AutoModel, "roberta": AutoModel, "t5": AutoModelForSeq2SeqLM, "gpt2": AutoModelForCausalLM}
@@ -84,3 +85,37 @@ def test_another_backbone_and_a_folder_in_use_are_refused(tmp_path):
     export_merged(module, tmp_path / "forced", other, force=True)
     with pytest.raises(PathError):
         export_merged(module, tmp_path / "forced", backbone)
+
+
+@pytest.mark.parametrize(
+    ("format", "method"),
+    [
+        ("adapterhub", Adapter(reads="sum", where=("ff.norm",))),
+        ("adapterhub", LoRA()),
+        ("opendelta", Adapter()),
+        ("peft", LoRA()),
+        ("native", Adapter(reads="sum", where=("ff.norm",))),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.method,
+)
+def test_a_checkpoint_of_another_library_comes_back_as_the_same_module(format, method, tmp_path):
+    backbone = tiny.tiny_backbone("bert")
+    module = module_for(backbone, method)
+    export_as(module, tmp_path / "toy", format)
+    assert not (tmp_path / "toy" / "card.json").exists()
+    page = (tmp_path / "toy" / "README.md").read_text()
+    assert module.id in page
+    assert "MIT" in page
+    again = import_checkpoint(tmp_path / "toy", backbone, allow_pickle=format == "opendelta").module
+    assert again.id == module.id  # a hash of the tensors
+    assert {**again.card.settings, "where": None} == {**module.card.settings, "where": None}
+    with pytest.raises(PathError):
+        export_as(module, tmp_path / "toy", format)
+
+
+def test_a_format_that_cannot_hold_the_module_leaves_nothing_behind(tmp_path):
+    module = module_for(tiny.tiny_backbone("bert"), Adapter(reads="sum", where=("ff.norm",)))
+    for format, said in (("opendelta", "reads the sum"), ("peft", "PEFT has no adapter"), ("adapterhup", "adapterhub")):
+        with pytest.raises(FormatError, match=said):
+            export_as(module, tmp_path / "toy", format)
+    assert not list(tmp_path.iterdir())

@@ -72,7 +72,8 @@ def show(module: ModuleId, zoo: options.ZooFolder = None, as_json: options.Json 
 @app.command("add", epilog="Example:  transfer zoo add ./adapters/* --backbone ./my-bert --category sentiment")
 def add(
     folders: Annotated[
-        list[Path], typer.Argument(help="Folders: checkpoints of PEFT or OpenDelta, or modules that were exported.")
+        list[Path],
+        typer.Argument(help="Folders: checkpoints of PEFT, AdapterHub or OpenDelta, or modules that were exported."),
     ],
     backbone: Annotated[
         str | None, typer.Option("--backbone", "-b", help="What the checkpoints were trained on.")
@@ -206,7 +207,8 @@ def rm(
     "export",
     epilog="""Examples:
   transfer zoo export trec-lora-1a2b3c4d ./trec-lora
-  transfer zoo export trec-lora-1a2b3c4d --merged --to ./trec-model""",
+  transfer zoo export trec-lora-1a2b3c4d --merged --to ./trec-model
+  transfer zoo export trec-adapter-5e6f7a8b --format adapterhub --to ./trec-adapter""",
 )
 def export(
     module: ModuleId,
@@ -219,6 +221,9 @@ def export(
     merged: Annotated[
         bool, typer.Option("--merged", help="Write a plain model: the backbone with the module in its weights.")
     ] = False,
+    format: Annotated[
+        str | None, typer.Option("--format", help="Write a checkpoint of another library: adapterhub, opendelta, peft.")
+    ] = None,
     backbone: Annotated[
         str | None, typer.Option("--backbone", "-b", help="With --merged: what to merge into; else as on the card.")
     ] = None,
@@ -230,7 +235,7 @@ def export(
     """Copy a module out: `peft.PeftModel.from_pretrained` reads the folder of a LoRA, prefix or soft prompt.
 
     With --merged a whole model is written, with its tokenizer, that `transformers` loads by itself. Modules of LoRA,
-    SoRA and BitFit can be merged.
+    SoRA and BitFit can be merged. With --format the folder is what that library would have written, without our card.
     """
     from transfer.errors import ConfigError
 
@@ -240,6 +245,8 @@ def export(
         raise ConfigError(
             "export needs one folder to write to", hint=f"transfer zoo export {shlex.quote(module)} --to FOLDER"
         )
+    if format is not None and (merged or not signature):
+        raise ConfigError("--format writes a checkpoint alone", hint="leave out --merged and --no-signature")
     owner = next((part for part in options.zoos(zoo) if module in part), None)
     if owner is None:
         options.open_zoo(zoo).get(module)  # raises, and proposes the closest id of all
@@ -254,6 +261,10 @@ def export(
             export_merged(found, target, loaded, force)
     elif backbone is not None:
         raise ConfigError("--backbone goes with --merged", hint="leave it out: a module alone needs no backbone")
+    elif format is not None:
+        from transfer.exporting import export_as
+
+        export_as(owner.get(module), target, format)
     else:
         owner.export(module, target, signature=signature)
     output.say(f"wrote {target}")

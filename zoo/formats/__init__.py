@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # name -> file
 FORMATS: dict[str, str] = {
     "native": "zoo.formats.native",
+    "adapterhub": "zoo.formats.adapterhub",  # before PEFT, whose config has the same name
     "peft": "zoo.formats.peft",
     "opendelta": "zoo.formats.opendelta",
 }

@@ -132,6 +132,8 @@ class Adapter(Part):
     }
 
     def why_not(self, settings: Mapping[str, Any]) -> str | None:
+        if settings.get("reads", "output") != "output":
+            return "it has no adapter that reads the sum with the residual"
         activation = settings.get("activation")
         return None if activation in KNOWN else f"it has no activation {activation!r}"
 

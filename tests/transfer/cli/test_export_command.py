@@ -1,4 +1,4 @@
-"""`transfer zoo export --merged`: a model that transformers loads by itself."""
+"""`transfer zoo export`: a model that transformers loads by itself, or a checkpoint of another library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModel
 
 from transfer.backbones import load_backbone
-from transfer.deltas import Delta, LoRA
+from transfer.deltas import Adapter, Delta, LoRA
 from zoo import Card, Module, Zoo
 
 
@@ -44,3 +44,35 @@ def test_a_merged_model_answers_like_backbone_and_module(transfer, backbone_fold
     assert "--backbone goes with --merged" in ran.err
     assert transfer("zoo", "export", module.id, tmp_path / "a", *options).code == 0
     assert (tmp_path / "a" / "adapter_config.json").is_file()
+
+
+def test_a_format_is_written_and_added_again(transfer, backbone_folder, tmp_path):
+    source = backbone_folder("bert")
+    backbone = load_backbone(str(source), precision="fp32")
+    method = Adapter(bottleneck=4)
+    tensors = {name: torch.full(shape, 0.1) for name, shape in method.shapes(backbone.model).items()}
+    card = Card(
+        task="toy",
+        method="adapter",
+        settings=method.settings(backbone.model),
+        backbone=backbone.said_name,
+        fingerprint=backbone.fingerprint,
+    )
+    module = Zoo(tmp_path / "zoo").add(Module.new(card, tensors))
+    options, target = ("--zoo", tmp_path / "zoo"), tmp_path / "toy"
+    ran = transfer("zoo", "export", module.id, "--format", "adapterhub", "--to", target, *options)
+    assert ran.code == 0
+    assert sorted(path.name for path in target.iterdir()) == ["README.md", "adapter.safetensors", "adapter_config.json"]
+    again = ("--backbone", source, "--zoo", tmp_path / "other")
+    ran = transfer("zoo", "add", target, *again)
+    assert ran.code == 0
+    assert [found.id for found in Zoo(tmp_path / "other")] == [module.id]
+
+    for words, said in (
+        (("--format", "adapterhup"), "--format adapterhub"),
+        (("--format", "peft"), "PEFT has no adapter"),
+        (("--format", "adapterhub", "--merged"), "leave out --merged"),
+    ):
+        ran = transfer("zoo", "export", module.id, *words, "--to", tmp_path / "no", *options)
+        assert ran.code == 1
+        assert said in " ".join(ran.err.split())

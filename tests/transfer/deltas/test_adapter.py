@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
 from transfer.deltas import Adapter
 from transfer.deltas.adapter import ACTIVATIONS
-from transfer.errors import ConfigError
+from transfer.errors import ConfigError, DeltaError
 
 
 class Pair(nn.Linear):
@@ -47,3 +50,55 @@ def test_settings_outside_their_range_are_refused():
         Adapter(bottleneck=0)
     with pytest.raises(ConfigError, match="no activation named 'gelu_old'"):
         Adapter(activation="gelu_old")
+    with pytest.raises(ConfigError, match="cannot read 'input'"):
+        Adapter(reads="input")
+
+
+@torch.no_grad()
+def test_before_a_norm_it_reads_the_normalised_sum_and_adds_to_the_sum():
+    model = nn.ModuleDict({"norm": nn.LayerNorm(4)})
+    nn.init.normal_(model["norm"].weight)
+    s = torch.randn(3, 4)
+    before = model["norm"](s)
+    attached = Adapter(where="norm", bottleneck=2, activation="tanh", reads="sum").attach(model)
+    assert torch.equal(model["norm"](s), before)  # its start changes nothing
+    tensors = {name: torch.randn(tensor.shape) for name, tensor in attached.state_dict().items()}
+    attached.load_state_dict(tensors)
+    down, up = (tensors[f"norm.adapter_{side}.weight"] for side in ("down", "up"))
+    narrow = torch.tanh(before @ down.T + tensors["norm.adapter_down.bias"])
+    changed = s + narrow @ up.T + tensors["norm.adapter_up.bias"]
+    expected = nn.functional.layer_norm(changed, (4,), model["norm"].weight, model["norm"].bias)
+    assert torch.allclose(model["norm"](s), expected, atol=1e-5)
+    attached.detach()
+    assert torch.equal(model["norm"](s), before)
+
+
+@pytest.mark.parametrize(("arch", "where"), [("bert", "ff.norm"), ("gpt2", "block")])
+def test_on_the_sum_only_it_is_trained_and_it_is_copied_and_pickled_with_the_model(arch, where, tiny_model):
+    model, ids = tiny_model(arch), torch.tensor([[5, 9, 7, 30]])
+    method = Adapter(bottleneck=3, reads="sum", where=(where,))
+    shapes = method.shapes(model)
+    method.attach(model, {name: torch.randn(shape) * 0.3 for name, shape in shapes.items()})
+    expected = model(input_ids=ids)[0]
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(input_ids=ids)[0], expected)
+    expected.square().sum().backward()
+    grads = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    assert len(grads) == len(shapes)
+    assert all("adapter_" in name and bool(grad.abs().sum() > 0) for name, grad in grads.items())
+    states = model.to(torch.bfloat16)(input_ids=ids)[0]
+    assert states.dtype == torch.bfloat16
+
+
+def test_on_a_block_it_is_as_wide_as_what_the_block_gives(tiny_model):
+    method = Adapter(bottleneck=3, reads="sum", where=("block[1]",))
+    assert method.shapes(tiny_model("gpt2"))["transformer.h.1.adapter_down.weight"] == (3, 32)
+    assert method.settings()["reads"] == "sum"
+    assert "reads" not in Adapter().settings()
+    assert Adapter.from_settings(method.settings()) == method
+
+
+@pytest.mark.parametrize("where", ["attn.q", "drop"])
+def test_what_gives_no_sum_is_refused(where, tiny_model):
+    with pytest.raises(DeltaError, match=r"(?s)cannot read the sum at.*no normalisation and no block"):
+        Adapter(reads="sum", where=(where,)).shapes(tiny_model("gpt2"))

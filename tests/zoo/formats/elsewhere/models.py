@@ -14,12 +14,16 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
     DistilBertConfig,
     DistilBertModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MBartConfig,
+    MBartForConditionalGeneration,
     RobertaConfig,
     RobertaModel,
     T5Config,
@@ -40,10 +44,10 @@ _ENCODER = {
 _SEQ2SEQ = {"vocab_size": 24, "d_model": 8, "pad_token_id": 1, "decoder_start_token_id": 1}
 
 
-def _bart() -> Any:
+def _bart(config: Any = BartConfig, model: Any = BartForConditionalGeneration) -> Any:
     layers = {f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
     wide = {"encoder_ffn_dim": 12, "decoder_ffn_dim": 12, "max_position_embeddings": 20}
-    return BartForConditionalGeneration(BartConfig(**_SEQ2SEQ, **layers, **wide, bos_token_id=0, eos_token_id=2))
+    return model(config(**_SEQ2SEQ, **layers, **wide, bos_token_id=0, eos_token_id=2))
 
 
 MODELS: dict[str, Any] = {
@@ -61,7 +65,14 @@ MODELS: dict[str, Any] = {
     ),
     "t5": lambda: T5ForConditionalGeneration(T5Config(**_SEQ2SEQ, d_kv=4, d_ff=12, num_layers=2, num_heads=2)),
     "bart": _bart,
+    "mbart": lambda: _bart(MBartConfig, MBartForConditionalGeneration),
+    "deberta-v2": lambda: DebertaV2Model(DebertaV2Config(**_ENCODER, pos_att_type=["p2c", "c2p"])),
 }
+
+
+def arch_of(case: str) -> str:
+    """The architecture that the name of a case begins with."""
+    return max((arch for arch in MODELS if case.startswith(arch)), key=len)
 
 
 def build(arch: str) -> Any:

@@ -2,8 +2,8 @@
 
     python tests/zoo/formats/elsewhere/of_ours.py FOLDER
 
-writes FOLDER/FORMAT/CASE; `with_opendelta.py check FOLDER/opendelta` and `with_adapters.py check FOLDER/adapters` load
-each of them in an environment of their own and compare.
+writes FOLDER/FORMAT/CASE; `with_opendelta.py check FOLDER/opendelta` and `with_adapters.py check FOLDER/adapterhub`
+load each of them in an environment of their own and compare.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from models import build, drawn, outputs
+from models import arch_of, build, drawn, outputs
 from safetensors.torch import save_file
 
 from transfer.deltas import Adapter, LoRA, Prefix
@@ -30,11 +30,29 @@ CASES = {
         "t5-lora": LoRA(rank=2, where=("SelfAttention.q", "ff.w2")),
         "t5-adapter": Adapter(bottleneck=3, activation="tanh"),
     },
+    "adapterhub": {
+        "bert-lora": LoRA(rank=2, alpha=6),
+        "bert-lora-some": LoRA(rank=3, alpha=5, dropout=0.1, where=("attn.k[1]", "ff.w2[1]")),
+        "bert-houlsby": Adapter(bottleneck=3),
+        "bert-pfeiffer": Adapter(bottleneck=3, activation="relu", reads="sum", where=("ff.norm",)),
+        "bert-second": Adapter(bottleneck=3, activation="gelu", reads="sum", where=("ff.norm[1]",)),
+        "roberta-mixed": Adapter(bottleneck=3, activation="silu", where=("attn.proj[0]", "ff.w2[1]")),
+        "distilbert-houlsby": Adapter(bottleneck=3, activation="tanh"),
+        "bart-pfeiffer": Adapter(bottleneck=3, reads="sum", where=("attn.norm", "crossattn.norm", "ff.norm")),
+        "gpt2-lora": LoRA(rank=2, alpha=6),
+        "gpt2-pfeiffer": Adapter(bottleneck=3, reads="sum", where=("block",)),
+        "gpt2-houlsby": Adapter(bottleneck=3),
+        "llama-pfeiffer": Adapter(bottleneck=3, reads="sum", where=("block",)),
+        "mbart-pfeiffer": Adapter(bottleneck=3, reads="sum", where=("block",)),
+        "deberta-v2-lora": LoRA(rank=2, alpha=6),
+        "t5-lora": LoRA(rank=2, where=("SelfAttention.q", "ff.w2")),
+        "t5-houlsby": Adapter(bottleneck=3),
+    },
 }
 
 
 def write(folder: Path, format_: str, case: str) -> None:
-    method, model = CASES[format_][case], build(case.partition("-")[0])
+    method, model = CASES[format_][case], build(arch_of(case))
     tensors = {name: drawn(name, shape) for name, shape in method.shapes(model).items()}
     attached = method.attach(model, tensors)
     expected = outputs(model)
