@@ -165,7 +165,7 @@ def test_keep_last_and_keep_best(small_zoo):
     assert not equal(best.delta.tensors, last.delta.tensors) or lowest == 4
     if lowest == 0:
         assert equal(best.delta.tensors, dict(next(iter(zoo)).start()))
-    with pytest.raises(ConfigError, match="keep must be"):
+    with pytest.raises(UnknownNameError, match="no way to keep named 'first'"):
         finetune(small.toy_target(), backbone, keep="first", **QUICK)
 
 
