@@ -16,7 +16,7 @@ import torch
 from transfer import evaluate, finetune, initialize
 from transfer.deltas import LoRA
 from transfer.deltas.delta import Delta
-from transfer.errors import ConfigError, DeltaError, UnknownNameError
+from transfer.errors import DeltaError, UnknownNameError
 from transfer.finetuning import _start_behind
 from transfer.resolving import load_start
 from zoo import FingerprintError, Module, PathError, Zoo, ZooView

@@ -33,7 +33,8 @@ def check_share(points: Sequence[Point], backbone: Backbone) -> None:
         theirs = _acting(delta, backbone)
         differ = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
         if differ:
-            raise _unrelated(first_name, name, differ[0], str(ours.get(differ[0])), str(theirs.get(differ[0])))
+            what = "method" if "method" in differ else differ[0]
+            raise _unrelated(first_name, name, what, str(ours.get(what)), str(theirs.get(what)))
         if first_draw is None or draw is None:
             unknown = first_name if first_draw is None else name
             raise _unrelated(first_name, name, "start draw", f"that behind {unknown} is not known", "")
