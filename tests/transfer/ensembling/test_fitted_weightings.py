@@ -16,7 +16,7 @@ from transfer.ensembling import WEIGHTINGS, FitSettings, Pool, candidates, fit_w
 from transfer.ensembling.candidate_table import CANDIDATES
 from transfer.ensembling.cluster import clusters_of
 from transfer.ensembling.deadline import Deadline
-from transfer.ensembling.fitted import check_fit, check_sources
+from transfer.ensembling.fitted import check_fit, check_sources, fitted
 from transfer.ensembling.learned import shrink_towards
 from transfer.errors import ConfigError, SourceError, UnknownNameError
 from transfer.similarity.scores import Scores
@@ -24,7 +24,7 @@ from transfer.similarity.target import Target
 from transfer.training import measure
 from zoo import Module
 
-FITTED = ("cluster", "greedy", "learned", "search")
+FITTED = [name for name in WEIGHTINGS.names() if fitted(name) is not None]
 QUICK = FitSettings(steps=6, eval_every=2, batch_size=8, evaluations=12)
 
 
