@@ -78,7 +78,7 @@ def licences(recipe: dict[str, Any]) -> list[str]:
     """
     weights: dict[str, float] = {}
     for module in recipe["modules"]:
-        weights[module["license"]] = weights.get(module["license"], 0.0) + recipe["weights"][module["id"]]
+        weights[module["license"]] = weights.get(module["license"], 0.0) + abs(recipe["weights"][module["id"]])
     order = sorted(weights, key=lambda name: (-weights[name], name))
     lines = [f"{_share(weights[name]):<5}  {name}" for name in order[:LICENCES]]
     more = len(order) - LICENCES

@@ -14,6 +14,7 @@ from transfer.errors import ConfigError
 
 if TYPE_CHECKING:
     from transfer.keeping.work import Work
+    from transfer.training.tuning import Tuned
 
 Tensors = dict[str, Tensor]
 
@@ -60,6 +61,12 @@ class Trial:
     steps: int = 0
     seconds: float = 0.0
     notes: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, tuned: Tuned, **tag: Any) -> None:
+        """The history and the costs of one tune; `tag` tells its rows from those of others."""
+        self.history += [{**row, **tag} for row in tuned.history]
+        self.steps += tuned.steps
+        self.seconds += tuned.seconds
 
     def add(self, label: str, tensors: Tensors, loss: float | None) -> None:
         """One more candidate."""

@@ -27,9 +27,7 @@ def ingredients(
         path = work.path(train, dev, f"{part}-{number}", start=tensors, seed=seed)
         step = path.best_step
         found.append((name, path.tensors[step], path.losses.get(step)))
-        trial.history += [{**row, "ingredient": number} for row in path.tuned.history]
-        trial.steps += path.tuned.steps
-        trial.seconds += path.tuned.seconds
+        trial.count(path.tuned, ingredient=number)
     trial.notes["ingredients"] = [{"name": name, "loss": loss} for name, _, loss in found]
     return found
 

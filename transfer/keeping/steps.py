@@ -20,7 +20,9 @@ def add_steps(trial: Trial, path: Trajectory, prefix: str = "", after: int = -1)
 
 def trial_of(path: Trajectory) -> Trial:
     """A trial with the history and the costs of one path, without candidates so far."""
-    return Trial(history=path.tuned.history, steps=path.tuned.steps, seconds=path.tuned.seconds)
+    trial = Trial()
+    trial.count(path.tuned)
+    return trial
 
 
 class Best(Keep):
@@ -68,7 +70,5 @@ class L2SP(Keep):
             if "step 0" not in trial.tensors:  # the same under every pull
                 trial.add("step 0", path.tensors[0], path.losses.get(0))
             add_steps(trial, path, f"pull {pull:g}, ", after=0)
-            trial.history += [{**row, "pull": pull} for row in path.tuned.history]
-            trial.steps += path.tuned.steps
-            trial.seconds += path.tuned.seconds
+            trial.count(path.tuned, pull=pull)
         return trial
