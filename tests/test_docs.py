@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-SLOW = {"README.md", "python.md", "peft.md", "sparse-lora.md"}  # they train
+SLOW = {"README.md", "python.md", "peft.md", "sparse-lora.md", "keeping-the-head-start.md"}  # they train
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,10 @@ from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.errors import ConfigError
 from transfer.evaluation import Evaluation, evaluate
+from transfer.keeping import KEEPS, KeepSettings, keep_start
+from transfer.keeping.choosing import check_keep
+from transfer.keeping.starts import Point, check_share, mixing_sources
+from transfer.keeping.work import OtherStart, Work
 from transfer.tasks import Task
 from transfer.training.schedules import XiSchedule
 from transfer.training.settings import TuneSettings
@@ -35,7 +39,7 @@ class Finetuned:
     """A tuned delta with what is known of it.
 
     `evaluations` has one per split that was measured: of the start and of the result. `sparsified` has the stages of a
-    schedule of xi.
+    schedule of xi. `kept` says how the head start was kept and what was chosen: plain JSON, as the card has it.
     """
 
     task: Task
@@ -46,6 +50,7 @@ class Finetuned:
     start: str  # "scratch", or where the start came from
     module: Module = field(repr=False)
     sparsified: Sparsified | None = field(default=None, repr=False)
+    kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def pruned(self) -> Finetuned:
         """A SoRA as the plain LoRA of the ranks that are left; the measurements are those of the SoRA.
@@ -87,6 +92,11 @@ def finetune(
     eval_every: int | None = None,
     patience: int | None = 3,
     keep: str = "best",
+    folds: int | None = None,
+    others: Sequence[Initialization | Finetuned | Delta | Module | Start] = (),
+    sources: Iterable[Module] | None = None,
+    exclude: Iterable[str] = (),
+    keep_settings: KeepSettings | None = None,
     folder: Path | None = None,
     zoo: Any = None,
     add_to: Any = None,
@@ -105,7 +115,14 @@ def finetune(
         steps, learning_rate, batch_size, seed: As in `TuneSettings`.
         eval_every: Steps between measurements on dev; None is a sixth of `steps`.
         patience: Measurements without a better dev loss before stopping; None never stops.
-        keep: "best" by dev loss, the start itself among the candidates, or "last".
+        keep: "best" by dev loss, the start itself among the candidates, or "last"; or a way of keeping what the start
+            knows, by name in `transfer.keeping.KEEPS`. All of them take scratch as the start, too.
+        folds: Choose by cross-validation over train and dev together, then train on all of them.
+        others: Further starts for "soup" and "greedy-soup"; they share the start draw, the method and the places.
+        sources: For "mixing" and "mixing-rest": the modules that are mixed in; None takes those that an
+            initialization scored, else those of `zoo`.
+        exclude: Task names and ids that are no sources, beside the target's own task.
+        keep_settings: What the ways of keeping choose among.
         folder: For checkpoints: a killed run goes on from the last when called again with the same folder.
         zoo: Where the shared start is looked for; None is the starter zoo.
         add_to: A `Zoo` that the result is added to, with its signature.
@@ -121,12 +138,21 @@ def finetune(
 
     task = load_task(target, examples=examples, seed=seed) if isinstance(target, str) else target
     backbone = backbone if backbone is not None else load_backbone()
-    if keep not in ("best", "last"):
-        raise ConfigError(f"keep must be 'best' or 'last', got {keep!r}")
+    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    check_keep(keep, len(task.train), len(task.dev), folds, len(others))
+    if schedule is not None and (keep not in ("best", "last") or folds is not None):
+        raise ConfigError(
+            f"a schedule of xi does not go with keep={keep!r}" + ("" if folds is None else f" and folds={folds}"),
+            hint='keep="best" or "last", without folds',
+        )
     searched = ZooView([part for part in (add_to, zoo if zoo is not None else Zoo.starter()) if part is not None])
     if isinstance(start, Finetuned):
         start = start.module
-    delta, named, shared = _starting_point(start, method, backbone, searched)
+    begin = _starting_point(start, method, backbone, searched)
+    delta, named, shared = begin
+    check_keep(keep, len(task.train), len(task.dev), folds, len(others), delta.method)
+    further = [_starting_point(_held(other), method, backbone, searched) for other in others]
+    check_share([begin, *further], backbone)
     settings = TuneSettings(
         steps=steps,
         learning_rate=learning_rate,
@@ -135,28 +161,88 @@ def finetune(
         eval_every=eval_every or max(1, steps // 6),
         patience=patience,
     )
+    modules: list[Module] = []
+    origin: Mapping[str, Tensor] = {}
+    if KEEPS.get(keep).sources:
+        there = searched if sources is None else list(sources)
+        among = None if sources is not None else _scored(start)
+        modules, origin = mixing_sources(begin, backbone, there, (task.name, *exclude), among)
     before = evaluate(task, backbone, delta, split) if measure_start else None
-    train, dev = backbone.encode(task.train, task.fields), backbone.encode(task.dev, task.fields)
-    common: dict[str, Any] = {"settings": settings, "folder": folder, "description": f"{task.name} from {named}"}
     sparsified = None
+    kept: dict[str, Any] = {}
     if schedule is None:
-        tuned = tune(backbone, delta.method, train, tensors=delta.tensors, dev=dev, keep=keep, **common)
+        work = Work(
+            backbone=backbone,
+            method=delta.method,
+            start=delta.tensors,
+            settings=settings,
+            keep=keep_settings or KeepSettings(),
+            others=[OtherStart(name, other.tensors) for other, name, _ in further],
+            sources=modules,
+            origin=origin,
+            folder=folder,
+            name=f"{task.name} from {named}",
+        )
+        tuned, kept = _tuned(work, task, keep, folds)
         result = Delta(delta.method, dict(tuned.tensors), delta.settings)
     else:
         sora: Any = delta.method
-        sparsified = sparsify(backbone, sora, train, tensors=delta.tensors, schedule=schedule, dev=dev, **common)
+        sparsified = sparsify(
+            backbone,
+            sora,
+            backbone.encode(task.train, task.fields),
+            tensors=delta.tensors,
+            schedule=schedule,
+            dev=backbone.encode(task.dev, task.fields),
+            settings=settings,
+            folder=folder,
+            description=f"{task.name} from {named}",
+        )
         number = sparsified.sparsest() if keep == "best" else len(sparsified.stages) - 1
         tuned = sparsified.tuned(number)
         at = replace(sora, xi=sparsified.stages[number].xi)
         result = Delta(at, dict(tuned.tensors), at.settings(backbone.model))
     after = evaluate(task, backbone, result, split)
-    module = _as_module(task, backbone, result, tuned, after, named, shared, add_to)
-    return Finetuned(task, result, tuned, before, after, named, module, sparsified)
+    module = _as_module(task, backbone, result, tuned, after, named, shared, add_to, kept)
+    return Finetuned(task, result, tuned, before, after, named, module, sparsified, kept)
 
 
-def _starting_point(
-    start: Any, method: str | DeltaMethod, backbone: Backbone, zoo: Any
-) -> tuple[Delta, str, Mapping[str, Tensor] | None]:
+def _held(start: Any) -> Any:
+    return start.module if isinstance(start, Finetuned) else start
+
+
+def _tuned(work: Work, task: Task, keep: str, folds: int | None) -> tuple[Tuned, dict[str, Any]]:
+    """The tune, and what is said of how the head start was kept."""
+    train = work.backbone.encode(task.train, task.fields)
+    dev = work.backbone.encode(task.dev, task.fields)
+    if keep in ("best", "last") and folds is None:
+        tuned = tune(
+            work.backbone,
+            work.method,
+            train,
+            tensors=work.start,
+            settings=work.settings,
+            dev=dev,
+            keep=keep,
+            folder=work.folder,
+            description=work.name,
+        )
+        step = tuned.best_step if keep == "best" else tuned.steps
+        return tuned, {"name": keep, "chosen": f"step {step}", "folds": None, "steps": tuned.steps}
+    found = keep_start(work, keep, train, dev, folds)
+    number = found.chosen.rpartition("step ")[2]
+    step = int(number) if number.isdigit() else found.steps
+    return Tuned(found.tensors, found.history, step, found.steps, found.seconds, work.settings), found.about
+
+
+def _scored(start: Any) -> list[str] | None:
+    """Ids of the modules that an initialization was made from; None for a start that has no recipe."""
+    recipe = getattr(start, "recipe", None)
+    found = recipe.get("scores") if recipe else getattr(start, "sources", None)
+    return None if found is None else list(found)
+
+
+def _starting_point(start: Any, method: str | DeltaMethod, backbone: Backbone, zoo: Any) -> Point:
     """The delta that training starts from, its name, and the shared start where it is known."""
     from transfer.starts import shared_start
 
@@ -202,6 +288,7 @@ def _as_module(
     named: str,
     shared: Mapping[str, Tensor] | None,
     add_to: Any,
+    kept: Mapping[str, Any],
 ) -> Module:
     """The result with its card; added to a zoo with its signature when there is one to add to."""
     from transfer.similarity.signatures import module_signature, task_signature
@@ -218,9 +305,13 @@ def _as_module(
         signature = task_signature(backbone, task).merge(
             module_signature(backbone, encoded, delta.method, delta.tensors, shared)
         )
+    candidates = kept.get("candidates")
     best = next((row for row in tuned.history if row["step"] == tuned.best_step), None)
     metrics: dict[str, Any] = {after.split: after.metrics}
-    if best is not None:
+    if candidates is not None:  # the loss of what was chosen, which is no step of one tune; with folds it is not dev's
+        if kept["folds"] is None and candidates.get(kept["chosen"]) is not None:
+            metrics["dev"] = {"loss": candidates[kept["chosen"]]}
+    elif best is not None:
         metrics["dev"] = {name: value for name, value in best.items() if name != "step"}
     card = Card(
         task=task.name,
@@ -242,6 +333,7 @@ def _as_module(
             "kind": backbone.kind,
             "started_from": named,
             "best_step": tuned.best_step,
+            "keep": dict(kept),
         },
     )
     # The start goes with it even where no zoo holds it yet: saved, trained on or added later, it stays known.

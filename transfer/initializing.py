@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.ensembling import MERGES
 from transfer.ensembling.compatible import IDLE, Starts, acting_settings, largest_group
+from transfer.ensembling.fitted import Fit, FitSettings, Pool, check_fit, check_sources, fit_weights, fitted
 from transfer.ensembling.guarding import guard as judge
 from transfer.ensembling.merging import merge as merge_modules
 from transfer.ensembling.verdict import Verdict
@@ -48,7 +49,9 @@ class InitConfig:
     estimator: str = "gradient:first-order"
     temperature: float = 0.5  # over standardised scores; near 0 keeps only the closest source
     top_k: int | None = None  # source modules kept; None keeps all
-    how: str = "softmax"  # from scores to weights: softmax, uniform, best
+    how: str = "softmax"  # to weights, by name in WEIGHTINGS; from scores, or learned on the target's examples
+    per_block: bool = False  # a learned weight for each module and block
+    budget: float | None = None  # seconds for a weighting that looks at examples
     merge: str = "linear"
     exclude: tuple[str, ...] | None = None  # task names and ids left out; None leaves out the target's own task
     examples: int | None = 64  # labelled target examples in all, for a target given by name; None takes all
@@ -65,6 +68,7 @@ class InitConfig:
         ESTIMATORS.resolve(self.estimator)
         MERGES.resolve(self.merge)
         check_settings(self.how, self.temperature, self.top_k)
+        check_fit(self.how, self.merge, self.per_block, self.budget)
         for name in ("examples", "guard_steps", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -86,6 +90,8 @@ def initialize(
     temperature: float = 0.5,
     top_k: int | None = None,
     how: str = "softmax",
+    per_block: bool = False,
+    budget: float | None = None,
     merge: str = "linear",
     exclude: str | Iterable[str] | None = None,
     examples: int | None = 64,
@@ -107,7 +113,10 @@ def initialize(
         estimator: "family:variant", or a family alone for its default variant.
         temperature: Of the softmax over standardised scores, above 0.
         top_k: Source modules kept; None keeps all.
-        how: "softmax", "uniform" or "best".
+        how: "softmax", "uniform" or "best" by the scores alone; "learned", "search", "greedy" or "cluster" on the
+            target's examples, beginning with the scores.
+        per_block: With "learned", a weight for each module and block.
+        budget: Seconds for a weighting on examples; it takes the best so far when they are over, and says so.
         merge: Rule by which modules are merged.
         exclude: Task names and module ids that are left out; None leaves out the target's own task. A name that the
             zoo does not have is said.
@@ -133,6 +142,8 @@ def initialize(
         temperature=temperature,
         top_k=top_k,
         how=how,
+        per_block=per_block,
+        budget=budget,
         merge=merge,
         exclude=None if exclude is None else (exclude,) if isinstance(exclude, str) else tuple(exclude),
         examples=examples,
@@ -192,6 +203,7 @@ class _Job:
         config, clock = self.config, self.clock
         modules = self._sources()
         target = Target.for_modules(self.task, self.backbone, modules, config.method, config.seed)
+        check_sources(config.how, target, modules)
         clock.lap("sources")
         relatives = find_relatives(target, modules)
         if relatives.note is not None:
@@ -200,10 +212,15 @@ class _Job:
         # The modules were chosen above, so nothing is left to be excluded.
         scores = score(target, modules, self.backbone, config.method_name, config.estimator, force=config.force)
         clock.lap("score")
-        weights = weigh(scores, config.how, config.temperature, config.top_k)
-        merged = [module for module in modules if weights[module.id] > NO_WEIGHT]
+        fit = self._fit(target, modules, scores)
+        weights = weigh(scores, config.how, config.temperature, config.top_k) if fit is None else fit.weights
+        clock.lap("weigh")
+        merged = [module for module in modules if _largest(weights, fit, module) > NO_WEIGHT]
         licences = tuple(sorted({module.card.license for module in merged}))
-        delta = merge_modules(modules, weights, config.merge, self._note)
+        if fit is not None and fit.table is not None:
+            delta = Delta(target.method, fit.tensors, target.method.settings(self.backbone.model))
+        else:
+            delta = merge_modules(modules, weights, config.merge, self._note)
         clock.lap("merge")
         verdict = self._judged(target, delta, licences) if config.guard else None
         hurts = verdict is not None and verdict.outcome == "hurts"
@@ -212,6 +229,8 @@ class _Job:
         clock.lap("guard")
         recipe = self._recipe(target, delta, modules, merged, scores, weights, relatives, verdict)
         recipe["licences"] = [] if hurts else list(licences)
+        recipe["weighting"] = None if fit is None else fit.about
+        recipe["block_weights"] = None if fit is None else fit.table
         return Initialization(delta, recipe, verdict)
 
     def _sources(self) -> list[Module]:
@@ -233,6 +252,22 @@ class _Job:
                 f"the rest ({differ}): {names}"
             )
         return kept
+
+    def _fit(self, target: Target, modules: Sequence[Module], scores: Scores) -> Fit | None:
+        """Weights found on the target's examples; None for a weighting that needs scores alone."""
+        config = self.config
+        if fitted(config.how) is None:
+            return None
+        pool = Pool(target, modules, scores, temperature=config.temperature, top_k=config.top_k)
+        settings = FitSettings(
+            per_block=config.per_block, budget=config.budget, seed=config.seed, batch_size=config.batch_size
+        )
+        found = fit_weights(pool, config.how, settings)
+        if found.ended_early:
+            self._note(f"{config.how}: the budget of {config.budget:g} s ended it; the best so far is taken")
+        if not pool.dev:
+            self._note(f"{config.how}: there are no dev examples, so it went by the training examples alone")
+        return found
 
     def _judged(self, target: Target, delta: Delta, licences: Sequence[str]) -> Verdict:
         config = self.config
@@ -305,6 +340,13 @@ class _Job:
             "seconds": dict(self.clock.seconds),
             "versions": versions(),
         }
+
+
+def _largest(weights: Mapping[str, float], fit: Fit | None, module: Module) -> float:
+    """The largest weight of a module in absolute value, over blocks where they differ."""
+    if fit is not None and fit.table is not None and module.id in fit.table:
+        return max(abs(weight) for weight in fit.table[module.id])
+    return abs(weights[module.id])
 
 
 def _with_settings(modules: Sequence[Module], method: DeltaMethod) -> list[Module]:

@@ -34,6 +34,7 @@ class Start:
     choices: list[str] | None = None
     start: str | None = None  # the shared start behind it, as it is called in a zoo
     start_sha256: str | None = None  # of its tensors, where it is known
+    sources: tuple[str, ...] | None = None  # ids of the modules that an initialization scored
 
     def check_fits(self, fingerprint: str, backbone_name: str, force: bool = False) -> None:
         """Refuse a backbone that it was not made for.
@@ -69,6 +70,7 @@ def load_start(name: str, zoo: Any) -> Start:
             recipe["target"].get("choices"),
             recipe.get("start"),
             recipe.get("start_sha256"),
+            tuple(recipe["scores"]),
         )
     if (folder / "card.json").is_file():
         return _from_module(Module.load(folder), name)

@@ -16,7 +16,7 @@ import torch
 from transfer import evaluate, finetune, initialize
 from transfer.deltas import LoRA
 from transfer.deltas.delta import Delta
-from transfer.errors import ConfigError, DeltaError, UnknownNameError
+from transfer.errors import DeltaError, UnknownNameError
 from transfer.finetuning import _start_behind
 from transfer.resolving import load_start
 from zoo import FingerprintError, Module, PathError, Zoo, ZooView
@@ -165,7 +165,7 @@ def test_keep_last_and_keep_best(small_zoo):
     assert not equal(best.delta.tensors, last.delta.tensors) or lowest == 4
     if lowest == 0:
         assert equal(best.delta.tensors, dict(next(iter(zoo)).start()))
-    with pytest.raises(ConfigError, match="keep must be"):
+    with pytest.raises(UnknownNameError, match="no way to keep named 'first'"):
         finetune(small.toy_target(), backbone, keep="first", **QUICK)
 
 

@@ -35,7 +35,24 @@ def finetune(
     patience: Annotated[
         int, typer.Option("--patience", help="Looks at dev without a better loss before stopping; 0 never stops.")
     ] = 3,
-    keep: Annotated[str, typer.Option("--keep", help="best (by dev loss) or last.")] = "best",
+    keep: Annotated[
+        str,
+        typer.Option(
+            "--keep",
+            help="best (by dev loss, the start too) or last; to keep the head start: l2-sp, interpolate, average, "
+            "soup, greedy-soup, mixing, mixing-rest.",
+        ),
+    ] = "best",
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", help="Choose by cross-validation over train and dev, then train on both."),
+    ] = None,
+    soup_with: Annotated[
+        str | None, typer.Option("--soup-with", help="Further starts of a soup: a,b; else orders of data of one start.")
+    ] = None,
+    exclude: Annotated[
+        str | None, typer.Option("--exclude", help="mixing: tasks or ids left out, beside the target's own: a,b.")
+    ] = None,
     examples: options.Examples = 64,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the result; else TARGET-METHOD-tuned.")
@@ -73,6 +90,7 @@ def finetune(
     from transfer.cli.report import show_finetuned, show_task
     from transfer.errors import ConfigError
     from transfer.finetuning import finetune as run
+    from transfer.keeping.choosing import check_keep
     from transfer.resolving import load_start
     from zoo import Zoo
     from zoo.writing import check_can_save
@@ -80,6 +98,7 @@ def finetune(
     output = Output(as_json=as_json, quiet=quiet)
     view = options.open_zoo(zoo)
     begin = None if start is None else load_start(start, view)
+    others = [load_start(name, view) for name in options.split_names(soup_with) or ()]
     named = (method or "lora") if begin is None else begin.delta.method.method
     if method not in (None, named):
         raise ConfigError(
@@ -94,6 +113,7 @@ def finetune(
     }
     chosen, begin, plan = sparsity.read(named, begin, given, schedule, stages, stage_steps, prune, picture)
     task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template, category)
+    check_keep(keep, len(task.train), len(task.dev), folds, len(others))
     folder = out or Path(f"{task.name}-{named}-tuned")
     if not overwrite and (folder / "card.json").is_file():
         raise ConfigError(f"{folder} already holds a finished result", hint="--overwrite, or another --out")
@@ -116,6 +136,9 @@ def finetune(
             eval_every=eval_every,
             patience=patience or None,
             keep=keep,
+            folds=folds,
+            others=others,
+            exclude=options.split_names(exclude) or (),
             folder=checkpoints,
             zoo=view,
             add_to=(Zoo(zoo) if zoo is not None else Zoo.default()) if add else None,

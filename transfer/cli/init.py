@@ -30,7 +30,21 @@ def init(
             help="family:variant. Families: embedding, gradient, parameters, prediction, neighbours.",
         ),
     ] = "gradient:first-order",
-    how: Annotated[str, typer.Option("--how", help="softmax, uniform or best.")] = "softmax",
+    how: Annotated[
+        str,
+        typer.Option(
+            "--weighting",
+            "--how",
+            help="From scores: softmax, uniform, best; on the examples: learned, search, greedy, cluster.",
+        ),
+    ] = "softmax",
+    per_block: Annotated[
+        bool, typer.Option("--per-block", help="With learned: a weight for each module and block.")
+    ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", help="Seconds for a weighting on examples; then the best so far is taken."),
+    ] = None,
     temperature: Annotated[float, typer.Option("--temperature", help="Of the softmax over standardised scores.")] = 0.5,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Sources kept; else all.")] = None,
     merge: Annotated[str, typer.Option("--merge", help="How modules are merged.")] = "linear",
@@ -63,11 +77,13 @@ def init(
 ) -> None:
     """Build an initialization for TARGET from the modules in the zoo, and say whether it helps."""
     from transfer.cli.report import show_initialization, show_task
+    from transfer.ensembling.fitted import check_fit
     from transfer.initialization import FILES, PAGE, RECIPE
     from transfer.initializing import initialize
     from zoo.folders import check_replaceable
 
     output = Output(as_json=as_json, quiet=quiet)
+    check_fit(how, merge, per_block, budget)  # before the work, not after it
     task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template, category)
     folder = out or Path(f"{task.name}-{method}")
     check_replaceable(folder, FILES, RECIPE)  # before the work, not after it
@@ -83,6 +99,8 @@ def init(
             temperature=temperature,
             top_k=top_k,
             how=how,
+            per_block=per_block,
+            budget=budget,
             merge=merge,
             exclude=options.split_names(exclude),
             guard=guard,

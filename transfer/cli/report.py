@@ -33,9 +33,10 @@ def show_initialization(output: Output, initialization: Initialization, folder: 
     recipe = initialization.recipe
     output.json({"folder": str(folder), **recipe})
     rows = closest(recipe)
-    output.say(
-        f"{len(rows)} source modules scored by {recipe['estimator']}: a higher score is closer, weights sum to 1"
-    )
+    found = "any weights" if recipe.get("weighting") else "weights sum to 1"
+    output.say(f"{len(rows)} source modules scored by {recipe['estimator']}: a higher score is closer, {found}")
+    if recipe.get("weighting"):
+        output.say(f"weights by {recipe['how']}, on the target's examples, {recipe['weighting']['seconds']:.0f} s")
     output.table(("source module", "score", "weight"), rows[:CLOSEST], flexible="source module")
     if len(rows) > CLOSEST:
         rest = sum(weight for _, _, weight in rows[CLOSEST:])
@@ -59,7 +60,7 @@ def show_initialization(output: Output, initialization: Initialization, folder: 
 def closest(recipe: dict[str, Any]) -> list[tuple[str, float, float]]:
     """(id, score, weight) of each source, the heaviest first."""
     weights, scores = recipe["weights"], recipe["scores"]
-    order = sorted(scores, key=lambda name: (-weights.get(name, 0.0), -scores[name]))
+    order = sorted(scores, key=lambda name: (-abs(weights.get(name, 0.0)), -scores[name]))
     return [(name, scores[name], weights.get(name, 0.0)) for name in order]
 
 
@@ -77,7 +78,7 @@ def licences(recipe: dict[str, Any]) -> list[str]:
     """
     weights: dict[str, float] = {}
     for module in recipe["modules"]:
-        weights[module["license"]] = weights.get(module["license"], 0.0) + recipe["weights"][module["id"]]
+        weights[module["license"]] = weights.get(module["license"], 0.0) + abs(recipe["weights"][module["id"]])
     order = sorted(weights, key=lambda name: (-weights[name], name))
     lines = [f"{_share(weights[name]):<5}  {name}" for name in order[:LICENCES]]
     more = len(order) - LICENCES
@@ -98,6 +99,7 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str)
             "start": result.start,
             "history": tuned.history,
             "best_step": tuned.best_step,
+            "keep": result.kept,
             "steps": tuned.steps,
             "seconds": tuned.seconds,
             "before": None if result.before is None else result.before.to_json(),
@@ -109,7 +111,9 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str)
         ("step", "dev loss", "dev accuracy"),
         [(int(row["step"]), row["loss"], row.get("accuracy")) for row in tuned.history],
     )
-    output.say(f"kept step {tuned.best_step} of {tuned.steps}, {tuned.seconds:.0f} s")
+    chosen = f"step {tuned.best_step}" if result.kept["name"] in ("best", "last") else result.kept["chosen"]
+    by = f" by {result.kept['folds']}-fold cross-validation" if result.kept["folds"] else ""
+    output.say(f"kept {chosen} of {tuned.steps} steps{by}, {tuned.seconds:.0f} s")
     if result.before is not None:
         output.say(f"{result.before.split} at the start: {summary(result.before)}")
     output.say(f"{result.after.split} after tuning from {result.start}: {summary(result.after)}", style="bold")

@@ -9,18 +9,38 @@ WEIGHTINGS = Registry(
         "softmax": "transfer.ensembling.weighting:softmax",
         "uniform": "transfer.ensembling.weighting:uniform",
         "best": "transfer.ensembling.weighting:best",
+        "learned": "transfer.ensembling.learned:Learned",
+        "search": "transfer.ensembling.search:Search",
+        "greedy": "transfer.ensembling.greedy:Greedy",
+        "cluster": "transfer.ensembling.cluster:Cluster",
     },
 )
 
 MERGES = Registry("merge", {"linear": "transfer.ensembling.linear:Linear"})
 
-__all__ = ["MERGES", "WEIGHTINGS", "MergeRule", "Verdict", "guard", "merge", "weigh"]
+__all__ = [
+    "MERGES",
+    "WEIGHTINGS",
+    "FitSettings",
+    "MergeRule",
+    "Pool",
+    "Verdict",
+    "candidates",
+    "fit_weights",
+    "guard",
+    "merge",
+    "weigh",
+]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "FitSettings": "fitted",
         "MergeRule": "rule",
+        "Pool": "fitted",
         "Verdict": "verdict",
+        "candidates": "candidate_table",
+        "fit_weights": "fitted",
         "guard": "guarding",
         "merge": "merging",
         "weigh": "weighting",

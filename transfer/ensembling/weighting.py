@@ -38,7 +38,8 @@ def weigh(
     Returns:
         Module id -> weight, in the order of `scores`; those not kept have 0.
     Raises:
-        ConfigError: there are no scores, one is not finite, or a setting is outside its range.
+        ConfigError: there are no scores, one is not finite, a setting is outside its range, or `how` looks at
+            examples (`fit_weights` runs those).
         UnknownNameError: no such `how`.
     Source:
         Softmax over scores with a temperature: Lv et al. 2023, aclanthology.org/2023.acl-short.24. There it is in the
@@ -49,6 +50,12 @@ def weigh(
     """
     table = dict(scores) if isinstance(scores, Mapping) else scores.as_dict()
     check_settings(how, temperature, top_k)
+    rule = WEIGHTINGS.get(how)
+    if isinstance(rule, type):
+        raise ConfigError(
+            f"{how!r} looks at the target's examples, scores alone do not do",
+            hint=f"initialize(..., how={how!r}), or fit_weights in transfer.ensembling",
+        )
     if not table:
         raise ConfigError("there are no scores to weigh", hint="score at least one module first")
     # Always computed in the same order: sums of floats would otherwise differ in the last digits.
@@ -59,7 +66,7 @@ def weigh(
         raise ConfigError(f"the score of module {worst!r} is {table[worst]}", hint="leave it out, or score it again")
     closest = np.argsort(-values, kind="stable")[: top_k or len(ids)]
     weights, scaled = np.zeros(len(ids)), standardised(values)
-    chosen = WEIGHTINGS.get(how) if scaled.any() else uniform  # without spread none is the best
+    chosen = rule if scaled.any() else uniform  # without spread none is the best
     weights[closest] = chosen(scaled[closest], temperature)
     found = {module_id: float(weight) for module_id, weight in zip(ids, weights, strict=True)}
     return {module_id: found[module_id] for module_id in table}

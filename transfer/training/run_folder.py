@@ -68,6 +68,35 @@ def checkpoint_tensors(checkpoint: Path) -> dict[str, Tensor]:
     return load_file(checkpoint / "model.safetensors")
 
 
+class Snapshots:
+    """Copies of a delta at several steps of a tune; in files when there is a folder for them.
+
+    A run that goes on after a kill finds those that were written before its checkpoint, and writes the later ones again
+    with the same values.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._kept: dict[int, dict[str, Tensor]] = {}
+
+    def offer(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Keep a copy of the delta of this step."""
+        if self.folder is None:
+            self._kept[step] = copied(tensors)
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f".{step}.safetensors"
+        save_file(copied(tensors), part)
+        os.replace(part, self.folder / f"{step}.safetensors")
+
+    def read(self) -> dict[int, dict[str, Tensor]]:
+        """Step -> tensors, the earliest first."""
+        if self.folder is None:
+            return dict(sorted(self._kept.items()))
+        files = {int(path.stem): path for path in self.folder.glob("*.safetensors") if path.stem.isdigit()}
+        return {step: load_file(path) for step, path in sorted(files.items())}
+
+
 class Best:
     """The delta with the lowest dev loss so far; in a file as well when there is a folder for it."""
 

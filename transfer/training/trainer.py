@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -14,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
 from transfer.training.measuring import measure
-from transfer.training.run_folder import Best
+from transfer.training.run_folder import Best, Snapshots
 from transfer.training.sampling import LengthBatches
 from transfer.training.settings import TuneSettings
 
@@ -23,15 +24,35 @@ OWN = "trained_apart"  # names a group of the optimiser by the local name of its
 MEASURED = ("loss", "accuracy")  # of each look at dev; accuracy only where there is something to choose
 
 
+class Pull:
+    """strength / 2 times the squared distance of a delta from its start, as a part of the loss.
+
+    Source: Li et al. 2018, arxiv.org/abs/1802.01483 (L2-SP).
+    """
+
+    def __init__(self, attached: Any, start: Mapping[str, Tensor], strength: float) -> None:
+        self._attached, self._strength = attached, strength
+        self._start = {name: start[name].detach().to(tensor) for name, tensor in attached.named_tensors()}
+
+    def __call__(self) -> Tensor:
+        """The penalty, a scalar that can be differentiated."""
+        named = dict(self._attached.named_tensors())
+        squares = [(tensor - self._start[name]).square().sum() for name, tensor in named.items()]
+        return self._strength / 2 * torch.stack(squares).sum()
+
+
 class TuneTrainer(Trainer):
     """A Trainer over encoded examples: batches by length, measured by `measure`."""
 
     control: Any
 
-    def __init__(self, *args: Any, dev: Sequence[Encoded] | None, best: Best | None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, dev: Sequence[Encoded] | None, best: Best | None, pull: Pull | None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.dev = dev
         self.best = best
+        self.pull = pull
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of about equal lengths."""
@@ -58,11 +79,12 @@ class TuneTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The task's loss, and what the delta adds to it."""
+        """The task's loss, what the delta adds to it, and the pull towards the start where there is one."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         backbone: Any = self.model
         more = None if backbone.delta is None else backbone.delta.method.loss(backbone.delta)
         loss = loss if more is None else loss + more
+        loss = loss if self.pull is None else loss + self.pull()
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # type: ignore[override]
@@ -87,6 +109,8 @@ def make_trainer(
     folder: Path,
     *,
     best: Best | None,
+    pull: Pull | None = None,
+    snapshots: Snapshots | None = None,
     checkpoints: bool,
     fresh: bool,
     report: Callable[[int], None],
@@ -126,10 +150,13 @@ def make_trainer(
         data_collator=lambda rows: backbone.collate(rows, train=True),
         dev=dev,
         best=best,
+        pull=pull,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_AfterStep(backbone))
     trainer.add_callback(_Progress(report))
+    if snapshots is not None:
+        trainer.add_callback(_Snap(snapshots, backbone, every))
     if settings.patience is not None and dev is not None:
         trainer.add_callback(_Patience(settings.patience))
     return trainer
@@ -154,6 +181,17 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.report(state.global_step)
+
+
+class _Snap(TrainerCallback):
+    """Keeps a copy at every look at dev and at the last step; before the checkpoint of that step is written."""
+
+    def __init__(self, snapshots: Snapshots, backbone: Backbone, every: int) -> None:
+        self.snapshots, self.backbone, self.every = snapshots, backbone, every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
+            self.snapshots.offer(int(state.global_step), self.backbone.state_dict())
 
 
 class _Patience(TrainerCallback):

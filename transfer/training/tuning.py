@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import shutil
 import tempfile
@@ -23,6 +24,7 @@ from transfer.errors import ConfigError, DataError, DivergedError
 from transfer.progress import track
 from transfer.training.run_folder import (
     Best,
+    Snapshots,
     check_same_run,
     checkpoint_tensors,
     copied,
@@ -31,7 +33,7 @@ from transfer.training.run_folder import (
     last_checkpoint,
 )
 from transfer.training.settings import TuneSettings
-from transfer.training.trainer import best_row, history_of, make_trainer, out_of_patience
+from transfer.training.trainer import Pull, best_row, history_of, make_trainer, out_of_patience
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def tune(
     settings: TuneSettings | None = None,
     dev: Sequence[Encoded] | None = None,
     keep: str = "best",
+    pull: float = 0.0,
+    snapshots: Snapshots | None = None,
     folder: Path | None = None,
     description: str = "tuning",
 ) -> Tuned:
@@ -73,6 +77,8 @@ def tune(
         settings: Steps, learning rate, batch size, seed.
         dev: Encoded examples to measure on; without them the last step is kept.
         keep: "best" keeps the step with the lowest dev loss, "last" the last step.
+        pull: Of the start: pull / 2 times the squared distance from `tensors` is a part of the loss (L2-SP).
+        snapshots: Keeps copies of the delta on the way.
         folder: Where checkpoints go. A run that was killed goes on from the last one when called again with the
             same folder and arguments, and ends where it would have; one that is finished gives its result again.
             None keeps nothing.
@@ -85,6 +91,8 @@ def tune(
     """
     if keep not in ("best", "last"):
         raise ConfigError(f"keep must be 'best' or 'last', got {keep!r}")
+    if not (pull >= 0 and math.isfinite(pull)):
+        raise ConfigError(f"pull must be at least 0, got {pull}")
     settings = settings or TuneSettings()
     if not train:
         raise DataError("there are no training examples", hint="a task with a train split, or a larger --examples")
@@ -106,7 +114,7 @@ def tune(
         where = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="transfer-tune-")))
         last = None
         if folder is not None:
-            check_same_run(folder, _run(backbone, method, train, tensors, settings, dev, keep))
+            check_same_run(folder, _run(backbone, method, train, tensors, settings, dev, keep, pull))
             last = last_checkpoint(folder)
         if last is not None and best is not None:
             best.read()
@@ -124,6 +132,8 @@ def tune(
                 settings,
                 where,
                 best=best,
+                pull=Pull(attached, tensors, pull) if pull else None,
+                snapshots=snapshots,
                 checkpoints=folder is not None,
                 fresh=last is None,
                 report=report,
@@ -159,9 +169,11 @@ def _run(
     settings: TuneSettings,
     dev: Sequence[Encoded] | None,
     keep: str,
+    pull: float,
 ) -> dict[str, Any]:
     """What decides how a run goes."""
     return {
+        **({"pull": pull} if pull else {}),
         "backbone": backbone.fingerprint,
         "precision": backbone.precision,
         "method": {"name": method.method, **method.settings()},
