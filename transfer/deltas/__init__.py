@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transfer.deltas.described import describe
     from transfer.deltas.lora import LoRA
     from transfer.deltas.method import DeltaMethod
+    from transfer.deltas.mixed import Mixed
     from transfer.deltas.prefix import Prefix
     from transfer.deltas.soft_prompt import SoftPrompt
     from transfer.deltas.switching import Switch
@@ -46,6 +47,7 @@ _FILES = {
     "Delta": "delta",
     "DeltaMethod": "method",
     "LoRA": "lora",
+    "Mixed": "mixed",
     "Prefix": "prefix",
     "SoftPrompt": "soft_prompt",
     "Switch": "switching",
@@ -64,6 +66,7 @@ __all__ = [
     "Delta",
     "DeltaMethod",
     "LoRA",
+    "Mixed",
     "Prefix",
     "SoftPrompt",
     "Switch",
