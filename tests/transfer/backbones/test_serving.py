@@ -17,13 +17,10 @@ MODULES = ("lora", "prefix", None, "adapter", "wide", "lora", "prefix")  # of th
 @pytest.fixture
 def served(backbone):
     """Deltas by name, and the number of each in the order they are served in."""
-    made = {}
     methods = {"lora": LoRA(), "adapter": Adapter(), "prefix": Prefix(length=4), "wide": LoRA(rank=12)}
-    for seed, (name, method) in enumerate(methods.items()):
-        generator = torch.Generator().manual_seed(seed)
-        start = method.draw(backbone.model)
-        made[name] = Delta(method, {n: torch.randn(t.shape, generator=generator) * 0.3 for n, t in start.items()})
-    return made
+    return {
+        name: tiny.random_delta(method, backbone.model, seed) for seed, (name, method) in enumerate(methods.items())
+    }
 
 
 def one_by_one(backbone, served, call):
@@ -89,13 +86,18 @@ def test_the_backbone_is_as_it_was_even_after_an_exception(backbone, served):
     rows = tiny.sentiment_rows(2)
     kept = backbone.attach(LoRA(rank=2))
     before = backbone.choice_logits(rows)
-    try:
-        with pytest.raises(RuntimeError, match="inside"), backbone.serve(served) as server:
+
+    def served_and_then_broken():
+        with backbone.serve(served) as server:
             assert backbone.delta is None
-            with backbone.use(served["lora"]):
+            with backbone.use(served["lora"]):  # takes the server off as well, and puts it back
                 alone = backbone.choice_logits(rows)
             assert torch.allclose(server.choice_logits(rows, ["lora", "lora"]), alone, atol=1e-4)
             raise RuntimeError("inside")
+
+    try:
+        with pytest.raises(RuntimeError, match="inside"):
+            served_and_then_broken()
         assert backbone.delta is kept
         assert torch.equal(backbone.choice_logits(rows), before)
     finally:

@@ -26,11 +26,6 @@ METHODS = (
 ROWS = (0, 5, None, 2, 6, 1, 3, 4, 0)
 
 
-def made(method, model, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return Delta(method, {n: torch.randn(t.shape, generator=generator) * 0.3 for n, t in method.draw(model).items()})
-
-
 def batch_for(arch, n, seed=3):
     """Rows of various lengths: padded behind for encoders, in front for decoders."""
     generator = torch.Generator().manual_seed(seed)
@@ -77,7 +72,7 @@ def expected(model, deltas, rows, inputs):
 def test_every_row_is_as_if_it_were_alone(arch, implementation, tiny_model):
     model = tiny_model(arch)
     model.set_attn_implementation(implementation)
-    deltas = [made(method, model, seed) for seed, method in enumerate(METHODS)]
+    deltas = [tiny.random_delta(method, model, seed) for seed, method in enumerate(METHODS)]
     inputs = batch_for(arch, len(ROWS))
     bare, wanted = outputs(model, inputs), expected(model, deltas, ROWS, inputs)
     mixed = Mixed(model, deltas).attach()
@@ -95,7 +90,7 @@ def test_every_row_is_as_if_it_were_alone(arch, implementation, tiny_model):
 @torch.no_grad()
 def test_generating_with_a_cache_is_as_if_each_row_were_alone(arch, tiny_model):
     model = tiny_model(arch)
-    deltas = [made(method, model, seed) for seed, method in enumerate(METHODS)]
+    deltas = [tiny.random_delta(method, model, seed) for seed, method in enumerate(METHODS)]
     inputs = {k: v for k, v in batch_for(arch, len(ROWS)).items() if k != "decoder_input_ids"}
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 1}
 
@@ -118,7 +113,7 @@ def test_generating_with_a_cache_is_as_if_each_row_were_alone(arch, tiny_model):
 def test_without_a_mask_of_the_text_each_row_still_sees_its_own_prefix_alone(tiny_model):
     for arch in ("bert", "t5", "gpt2"):
         model = tiny_model(arch)
-        deltas = [made(Prefix(length=n), model, n) for n in (2, 4)]
+        deltas = [tiny.random_delta(Prefix(length=n), model, n) for n in (2, 4)]
         inputs = {name: value for name, value in batch_for(arch, 4).items() if name != "attention_mask"}
         rows = [1, None, 0, 1]
         run = lambda at: model(**{k: v[at] for k, v in inputs.items()})[0]  # noqa: B023, E731
@@ -131,7 +126,7 @@ def test_without_a_mask_of_the_text_each_row_still_sees_its_own_prefix_alone(tin
 @torch.no_grad()
 def test_rows_on_a_plain_model_by_hand():
     model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 4))
-    deltas = [made(LoRA(rank=rank, alpha=5, where=("0",)), model, rank) for rank in (1, 2)]
+    deltas = [tiny.random_delta(LoRA(rank=rank, alpha=5, where=("0",)), model, rank) for rank in (1, 2)]
     x = torch.randn(3, 6, 3)
     mixed = Mixed(model, deltas).attach()
     with mixed.rows(torch.tensor([1, -1, 0])):
@@ -150,8 +145,8 @@ def test_rows_on_a_plain_model_by_hand():
 def test_what_cannot_be_mixed_is_said(tiny_model):
     model = tiny_model("bert")
     with pytest.raises(DeltaError, match=r"(?s)'soft-prompt' cannot be mixed.*adapter, bitfit, lora, prefix"):
-        Mixed(model, [made(SoftPrompt(), model, 0)])
-    good = made(LoRA(), model, 0)
+        Mixed(model, [tiny.random_delta(SoftPrompt(), model, 0)])
+    good = tiny.random_delta(LoRA(), model, 0)
     with pytest.raises(DeltaError, match="missing 1"):
         Mixed(model, [good, Delta(LoRA(), dict(list(good.tensors.items())[1:]))])
     mixed = Mixed(model, [good]).attach()
@@ -173,7 +168,7 @@ def test_shared_position_layers_of_deberta_v3_are_refused(tiny_model):
     config = tiny_model("deberta-v2").config
     config.share_att_key = True
     model = DebertaV2Model(config).eval()
-    mixed = Mixed(model, [made(LoRA(), model, 0)]).attach()
+    mixed = Mixed(model, [tiny.random_delta(LoRA(), model, 0)]).attach()
     with mixed.rows([0, None, 0]), pytest.raises(DeltaError, match="DeBERTa-v3"):
         model(**batch_for("deberta-v2", 3))
 
@@ -181,14 +176,16 @@ def test_shared_position_layers_of_deberta_v3_are_refused(tiny_model):
 def test_experts_are_refused():
     model = nn.ModuleDict({"experts": nn.ModuleList([nn.Linear(2, 2)]), "gate": nn.Linear(2, 2)})
     with pytest.raises(DeltaError, match="is an expert"):
-        Mixed(model, [made(LoRA(where=("experts.0",)), model, 0)])
-    Mixed(model, [made(LoRA(where=("gate",)), model, 0)])
+        Mixed(model, [tiny.random_delta(LoRA(where=("experts.0",)), model, 0)])
+    Mixed(model, [tiny.random_delta(LoRA(where=("gate",)), model, 0)])
 
 
 @torch.no_grad()
 def test_text_that_leaves_no_room_for_its_own_prefix_is_refused(tiny_model):
     model = tiny_model("bert")
-    mixed = Mixed(model, [made(Prefix(length=2), model, 0), made(Prefix(length=30), model, 1)]).attach()
+    mixed = Mixed(
+        model, [tiny.random_delta(Prefix(length=2), model, 0), tiny.random_delta(Prefix(length=30), model, 1)]
+    ).attach()
     ids = torch.full((2, 150), 7)
     with mixed.rows([0, None]):
         model(input_ids=ids)
@@ -199,9 +196,9 @@ def test_text_that_leaves_no_room_for_its_own_prefix_is_refused(tiny_model):
 @torch.no_grad()
 def test_other_deltas_act_along_on_every_row(tiny_model):
     model, inputs = tiny_model("bert"), batch_for("bert", 3)
-    deltas = [made(LoRA(), model, 0), made(Prefix(length=2), model, 1)]
+    deltas = [tiny.random_delta(LoRA(), model, 0), tiny.random_delta(Prefix(length=2), model, 1)]
     for method in (Adapter(), Prefix(length=3)):
-        made(method, model, 2).attach(model)
+        tiny.random_delta(method, model, 2).attach(model)
     wanted = expected(model, deltas, [0, 1, None], inputs)
     mixed = Mixed(model, deltas).attach()
     with mixed.rows([0, 1, None]):
@@ -213,7 +210,7 @@ def test_other_deltas_act_along_on_every_row(tiny_model):
 def test_copies_and_pickles_take_their_deltas_along(arch, tiny_model):
     model, inputs = tiny_model(arch), batch_for(arch, len(ROWS))
     bare = outputs(model, inputs)
-    mixed = Mixed(model, [made(method, model, seed) for seed, method in enumerate(METHODS)]).attach()
+    mixed = Mixed(model, [tiny.random_delta(method, model, seed) for seed, method in enumerate(METHODS)]).attach()
     with mixed.rows(ROWS):
         wanted = outputs(model, inputs)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -234,7 +231,7 @@ def test_in_bf16_rows_are_as_alone_to_its_rounding(arch, way, tiny_model):
     model, inputs = tiny_model(arch), batch_for(arch, len(ROWS))
     if way == "weights":
         model.to(torch.bfloat16)
-    deltas = [made(method, model, seed) for seed, method in enumerate(METHODS)]
+    deltas = [tiny.random_delta(method, model, seed) for seed, method in enumerate(METHODS)]
     with torch.autocast("cpu", torch.bfloat16, enabled=way == "autocast"):
         wanted = expected(model, deltas, ROWS, inputs).float()
         mixed = Mixed(model, deltas).attach()
@@ -248,7 +245,7 @@ def test_in_bf16_rows_are_as_alone_to_its_rounding(arch, way, tiny_model):
 def test_gradients_with_checkpointing_are_those_of_each_alone(tiny_model):
     model, inputs, rows = tiny_model("gpt2"), batch_for("gpt2", 4), [0, 1, None, 1]
     inputs["use_cache"] = False
-    deltas = [made(method, model, seed) for seed, method in enumerate((LoRA(), Prefix(length=2)))]
+    deltas = [tiny.random_delta(method, model, seed) for seed, method in enumerate((LoRA(), Prefix(length=2)))]
     wanted = {}
     for number, delta in enumerate(deltas):
         attached = delta.attach(model)
