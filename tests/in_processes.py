@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ def train_together(rank: int, n_processes: int, port: int, cases: dict[str, Any]
     accelerator = Accelerator(cpu=True)
     assert torch.distributed.get_backend() == "gloo"
     assert accelerator.num_processes == n_processes
-    for name, backbone in cases.items():
+    for name, shared in cases.items():
+        backbone = copy.deepcopy(shared)  # torch hands tensors over in shared memory; each process trains its own
         scores = backbone.choice_logits(rows)
         optimizer = torch.optim.SGD(backbone.delta.parameters(), lr=0.05)
         wrapped, optimizer = accelerator.prepare(backbone, optimizer)
