@@ -112,11 +112,16 @@ def test_nested_uses_come_off_one_by_one(bert):
     for delta in deltas:
         with bert.use(delta):
             alone.append(bert.choice_logits(ROWS))
+
+    def fail_inside():
+        with bert.use(deltas[2]):
+            assert torch.equal(bert.choice_logits(ROWS), alone[2])
+            raise RuntimeError("innermost")
+
     with bert.use(deltas[0]):
         with bert.use(deltas[1]):
-            with pytest.raises(RuntimeError, match="innermost"), bert.use(deltas[2]):
-                assert torch.equal(bert.choice_logits(ROWS), alone[2])
-                raise RuntimeError("innermost")
+            with pytest.raises(RuntimeError, match="innermost"):
+                fail_inside()
             assert torch.equal(bert.choice_logits(ROWS), alone[1])
         assert torch.equal(bert.choice_logits(ROWS), alone[0])
     assert bert.delta is None

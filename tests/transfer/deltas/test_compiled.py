@@ -27,12 +27,14 @@ def test_a_compiled_model_follows_its_deltas_without_compiling_anew(name, tiny_m
         Switch(model),
     )
     compiled = torch.compile(model, backend=counter, fullgraph=True)
+    graphs = []
     for delta in (*deltas, deltas[0]):
         switch.to(delta)
         eager = outputs(model, inputs)
         assert not torch.allclose(eager, bare, atol=1e-3)
         assert torch.allclose(outputs(compiled, inputs), eager, atol=1e-6)
-    assert counter.frame_count == 1
+        graphs.append(counter.frame_count)
+    assert graphs[0] == graphs[-1] > 0
     switch.to(None)
     assert torch.allclose(outputs(compiled, inputs), bare, atol=1e-6)
     switch.to(deltas[1])
