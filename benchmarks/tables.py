@@ -19,6 +19,7 @@ from benchmarks.estimators import matrix, report
 from benchmarks.estimators import run as estimators
 from benchmarks.rows import Rows
 from benchmarks.speed import init as speed
+from benchmarks.speed import serving
 from benchmarks.strategies import run as strategies
 from benchmarks.strategies.table import table as strategies_table
 
@@ -51,6 +52,27 @@ def of_speed() -> str:
     return markdown(["estimator", *speed.METHODS], table)
 
 
+def of_serving() -> str:
+    """Rows a second of batches whose rows use different modules, by each way."""
+    rows = [row for row in Rows(serving.HERE / "serving.jsonl", serving.KEY).rows if row["kind"] == "forward"]
+    found = {(row["method"], row["modules"], row["way"]): f"{row['rows_per_second']:.0f}" for row in rows}
+    ways = ("bare", "mixed", "one by one", "peft")
+    table = [
+        [method, modules, *(found.get((method, modules, way), "-") for way in ways)]
+        for method, modules in dict.fromkeys((row["method"], row["modules"]) for row in rows)
+    ]
+    return markdown(["method", "modules", *ways], table)
+
+
+def of_switching() -> str:
+    """Milliseconds of going to another module, at the start and at the end of many."""
+    rows = [row for row in Rows(serving.HERE / "serving.jsonl", serving.KEY).rows if row["kind"] == "switch"]
+    table = [
+        [row["method"], row["modules"], row["way"], f"{row['ms_first']:.2f}", f"{row['ms_last']:.2f}"] for row in rows
+    ]
+    return markdown(["method", "modules", "way", "ms, first ten", "ms, last ten"], table)
+
+
 def of_starter() -> str:
     """Every module that was trained for the starter zoo, kept or not."""
     path = ROOT / "zoo" / "starter" / "build.json"
@@ -75,6 +97,8 @@ def of_estimators() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "strategies": of_strategies,
     "speed": of_speed,
+    "serving": of_serving,
+    "switching": of_switching,
     "starter": of_starter,
     "estimators": of_estimators,
 }

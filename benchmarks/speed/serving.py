@@ -6,8 +6,9 @@
 Each row of the file is one way of doing it. Ways of one kind run in turns, in the same process on the same batches,
 and each gives its fastest turn:
 
-- `forward`: batches in which every row names one of `modules` modules. `mixed` is ours in one forward pass, `one by one`
-  ours with `Switch` and a pass for each module of the batch, `peft` its LoRA with `adapter_names`, `bare` no module.
+- `forward`: batches in which every row names one of `modules` modules. `mixed` is ours in one forward pass,
+  `one by one` ours with `Switch` and a pass for each module of the batch, `peft` its LoRA with `adapter_names`, `bare`
+  no module.
 - `switch`: milliseconds to make another of `modules` modules the one that acts, the median of the first ten and of the
   last ten. `switch` is ours, `attach` puts a new delta on each time, `peft` is `set_adapter` with all of them loaded.
 """
@@ -62,7 +63,7 @@ def fresh_model(smoke: bool) -> Any:
 def best_of(ways: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:
     """Seconds of the fastest turn of each way; they take turns, so that a slow moment hits all of them."""
     seconds = {name: float("inf") for name in ways}
-    for name, run in ways.items():
+    for run in ways.values():
         run()  # the first is never counted
     for _ in range(turns):
         for name, run in ways.items():
