@@ -20,7 +20,7 @@ from benchmarks.estimators import run as estimators
 from benchmarks.rows import Rows
 from benchmarks.sparsity import run as sparsity
 from benchmarks.sparsity import table as sparsity_table
-from benchmarks.speed import deltas_table
+from benchmarks.speed import deltas_table, serving
 from benchmarks.speed import init as speed
 from benchmarks.strategies import run as strategies
 from benchmarks.strategies.table import table as strategies_table
@@ -68,6 +68,27 @@ def _delta_rows() -> list[dict[str, Any]]:
     return Rows(deltas_table.HERE / "deltas.jsonl", deltas_table.KEY).rows
 
 
+def of_serving() -> str:
+    """Rows a second of batches whose rows use different modules, by each way."""
+    rows = [row for row in Rows(serving.HERE / "serving.jsonl", serving.KEY).rows if row["kind"] == "forward"]
+    found = {(row["method"], row["modules"], row["way"]): f"{row['rows_per_second']:.0f}" for row in rows}
+    ways = ("bare", "mixed", "one by one", "peft")
+    table = [
+        [method, modules, *(found.get((method, modules, way), "-") for way in ways)]
+        for method, modules in dict.fromkeys((row["method"], row["modules"]) for row in rows)
+    ]
+    return markdown(["method", "modules", *ways], table)
+
+
+def of_switching() -> str:
+    """Milliseconds of going to another module, at the start and at the end of many."""
+    rows = [row for row in Rows(serving.HERE / "serving.jsonl", serving.KEY).rows if row["kind"] == "switch"]
+    table = [
+        [row["method"], row["modules"], row["way"], f"{row['ms_first']:.2f}", f"{row['ms_last']:.2f}"] for row in rows
+    ]
+    return markdown(["method", "modules", "way", "ms, first ten", "ms, last ten"], table)
+
+
 def of_starter() -> str:
     """Every module that was trained for the starter zoo, kept or not."""
     path = ROOT / "zoo" / "starter" / "build.json"
@@ -108,6 +129,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": of_speed,
     "deltas": of_deltas,
     "attaching": of_attaching,
+    "serving": of_serving,
+    "switching": of_switching,
     "starter": of_starter,
     "estimators": of_estimators,
     "sparsity": of_sparsity,

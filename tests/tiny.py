@@ -137,6 +137,16 @@ def tiny_backbone(arch: str, seed: int = 0, max_length: int = 64) -> Any:
     return wrap_model(tiny_model(arch, seed), tokenizer_for(arch), name=f"tiny-{arch}", max_length=max_length)
 
 
+def random_delta(method: Any, model: Any, seed: int = 0) -> Any:
+    """A `Delta` with clearly other values than its start, as training would give; `method` may be a name."""
+    from transfer.deltas import METHODS, Delta
+
+    method = METHODS.get(method)() if isinstance(method, str) else method
+    generator = torch.Generator().manual_seed(seed)
+    start = method.draw(model)
+    return Delta(method, {name: torch.randn(t.shape, generator=generator) * 0.3 for name, t in start.items()})
+
+
 def sentiment_rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
     """Easy labelled examples: the word decides."""
     generator = torch.Generator().manual_seed(seed)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from transfer.backbones.backbone import Backbone
-from transfer.errors import DataError
+from transfer.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,11 @@ class Prediction:
 
 
 def predict(
-    rows: Iterable[Mapping[str, Any]], backbone: Backbone, delta: Any = None, fields: Sequence[str] = ()
+    rows: Iterable[Mapping[str, Any]],
+    backbone: Backbone,
+    delta: Any = None,
+    fields: Sequence[str] = (),
+    deltas: Sequence[Any] | None = None,
 ) -> list[Prediction]:
     """Answer each row: the most probable of its `choices`, or generated text where it has none.
 
@@ -38,9 +42,12 @@ def predict(
         backbone: Left as it was found.
         delta: As for `evaluate`.
         fields: The task's fields, so that a long input is cut as it was in training.
+        deltas: In place of `delta` one for each row, None for the bare backbone; such rows share batches.
     Raises:
         FingerprintError: the delta says that it was made for another backbone.
         DataError: a row has no input, or some rows have choices and others none.
+        ConfigError: `deltas` are not as many as the rows, or come beside a `delta`.
+        DeltaError: a delta's method cannot be mixed with others in a batch.
     """
     from transfer.resolving import as_delta
 
@@ -53,6 +60,12 @@ def predict(
     with_choices = [bool(row.get("choices")) for row in rows]
     if any(with_choices) and not all(with_choices):
         raise DataError(f"row {with_choices.index(False) + 1} has no choices, others have", hint="--choices no,yes")
+    if deltas is not None:
+        if delta is not None or len(deltas) != len(rows):
+            raise ConfigError(
+                "deltas= takes one for each row, in place of delta=", found=f"{len(deltas)} for {len(rows)} rows"
+            )
+        return _mixed(rows, backbone, fields, any(with_choices), deltas)
     resolved = as_delta(delta, backbone)
     if resolved is None:
         return _answers(rows, backbone, fields, any(with_choices))
@@ -60,15 +73,29 @@ def predict(
         return _answers(rows, backbone, fields, any(with_choices))
 
 
+def _mixed(
+    rows: list[Mapping[str, Any]], backbone: Backbone, fields: Sequence[str], choose: bool, deltas: Sequence[Any]
+) -> list[Prediction]:
+    """Answers of rows that each have a delta of their own; equal objects are one delta."""
+    unique = {id(delta): delta for delta in deltas if delta is not None}
+    order = {key: number for number, key in enumerate(unique)}
+    with backbone.serve(list(unique.values())):
+        return _answers(rows, backbone, fields, choose, [order.get(id(delta), -1) for delta in deltas])
+
+
 def _answers(
-    rows: list[Mapping[str, Any]], backbone: Backbone, fields: Sequence[str], choose: bool
+    rows: list[Mapping[str, Any]],
+    backbone: Backbone,
+    fields: Sequence[str],
+    choose: bool,
+    modules: Sequence[int] | None = None,
 ) -> list[Prediction]:
     if not rows:
         return []
     if not choose:
-        return [Prediction(text) for text in backbone.generate(rows, fields)]
+        return [Prediction(text) for text in backbone.generate(rows, fields, modules=modules)]
     bare = [{"input": row["input"], "choices": row["choices"]} for row in rows]
-    shares = torch.softmax(backbone.choice_logits(bare, fields), dim=1)
+    shares = torch.softmax(backbone.outputs(bare, fields, modules)[0], dim=1)
     predictions = []
     for row, share in zip(bare, shares, strict=True):
         label = int(share.argmax())

@@ -7,7 +7,7 @@ import torch
 
 from transfer.deltas import LoRA
 from transfer.deltas.delta import Delta
-from transfer.errors import BackboneError, DataError, DeltaError
+from transfer.errors import BackboneError, ConfigError, DataError, DeltaError
 from transfer.predicting import Prediction, predict
 
 ROWS = [
@@ -87,3 +87,23 @@ def test_an_encoder_cannot_generate(small_zoo):
 def test_what_holds_no_delta_is_refused(small_zoo):
     with pytest.raises(DeltaError, match="a LoRA holds no delta"):
         predict(ROWS, small_zoo()[0], LoRA())
+
+
+@pytest.mark.parametrize("arch", ["bert", "t5", "gpt2"])
+def test_each_row_is_answered_by_its_own_delta(arch, small_zoo):
+    backbone, zoo = small_zoo(arch)
+    first, second = list(zoo)[:2]
+    deltas = [first, None, second, first]
+    found = predict(ROWS, backbone, deltas=deltas)
+    for row, delta, answer in zip(ROWS, deltas, found, strict=True):
+        alone = predict([row], backbone, delta)[0]
+        assert answer.answer == alone.answer
+        assert answer.probabilities == pytest.approx(alone.probabilities, abs=1e-4)
+    assert backbone.delta is None
+    if arch != "bert":
+        rows = [{"input": row["input"]} for row in ROWS]
+        alone = [predict([row], backbone, delta)[0] for row, delta in zip(rows, deltas, strict=True)]
+        assert predict(rows, backbone, deltas=deltas) == alone
+    for more in ({"deltas": deltas[:3]}, {"delta": first, "deltas": deltas}):
+        with pytest.raises(ConfigError, match="one for each row"):
+            predict(ROWS, backbone, **more)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +16,16 @@ from transfer.backbones.encoding import Encoded, buckets, encode_texts
 from transfer.deltas.attached import Attached, Attachment
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
+from transfer.deltas.mixed import Mixed
 from transfer.deltas.switching import Switch
 from transfer.errors import BackboneError, ConfigError, DataError
 from transfer.paths import without_folders
 
+if TYPE_CHECKING:
+    from transfer.backbones.serving import Server
+
 Example = Mapping[str, Any]
+Numbers = Sequence[int] | None  # of the module that answers each row of a mixed batch, -1 for none
 
 EMBEDDED_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -103,8 +109,14 @@ class Backbone(nn.Module):
     def pooled_states(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Mean-pooled hidden states (rows, width) of one batch of token ids."""
 
-    def generate(self, examples: Iterable[Example], fields: Sequence[str] = (), max_new_tokens: int = 64) -> list[str]:
-        """Greedy output for each example.
+    def generate(
+        self,
+        examples: Iterable[Example],
+        fields: Sequence[str] = (),
+        max_new_tokens: int = 64,
+        modules: Numbers = None,
+    ) -> list[str]:
+        """Greedy output for each example; `modules` as for `outputs`.
 
         Raises:
             BackboneError: this kind cannot generate.
@@ -151,9 +163,14 @@ class Backbone(nn.Module):
             return {key: self.to_device(value) for key, value in batch.items()}
         return batch
 
-    def _encoded(self, examples: Iterable[Example] | Sequence[Encoded], fields: Sequence[str]) -> list[Encoded]:
+    def _encoded(
+        self, examples: Iterable[Example] | Sequence[Encoded], fields: Sequence[str], modules: Numbers = None
+    ) -> list[Encoded]:
         rows: list[Any] = list(examples)
-        return rows if rows and isinstance(rows[0], Encoded) else self.encode(rows, fields)
+        encoded = rows if rows and isinstance(rows[0], Encoded) else self.encode(rows, fields)
+        if modules is None:
+            return encoded
+        return [replace(row, module=number) for row, number in zip(encoded, modules, strict=True)]
 
     def batches(
         self, encoded: Sequence[Encoded], size: int | None = None
@@ -179,16 +196,20 @@ class Backbone(nn.Module):
                 module.train(mode)
 
     def outputs(
-        self, examples: Iterable[Example] | Sequence[Encoded], fields: Sequence[str] = ()
+        self, examples: Iterable[Example] | Sequence[Encoded], fields: Sequence[str] = (), modules: Numbers = None
     ) -> tuple[Tensor, Tensor]:
         """Logits (n, choices) and losses (n,), fp32 on the CPU, in the order given; the loss is NaN where no label is.
 
         One forward pass gives both. Dropout is off.
 
+        Args:
+            examples: Rows, or what `encode` made of them.
+            fields: The task's.
+            modules: Inside `serve`, the number of the module that answers each example.
         Raises:
             DataError: an example has no choices.
         """
-        rows = self._encoded(examples, fields)
+        rows = self._encoded(examples, fields, modules)
         if not all(row.choices for row in rows):
             raise DataError(
                 "an example has no choices to score", hint="give each its choices, or an output for a generation task"
@@ -215,13 +236,14 @@ class Backbone(nn.Module):
         """Loss of each example (n,), the one that training minimises."""
         return self.outputs(examples, fields)[1]
 
-    def embed(self, texts: Sequence[str], fields: Sequence[str] = ()) -> Tensor:
-        """Mean-pooled hidden states, unit length: (texts, width), fp32 on the CPU."""
+    def embed(self, texts: Sequence[str], fields: Sequence[str] = (), modules: Numbers = None) -> Tensor:
+        """Mean-pooled hidden states, unit length: (texts, width), fp32 on the CPU; `modules` as for `outputs`."""
         rows = encode_texts(self.tokenizer, list(texts), self.max_length, fields)
         result = torch.empty((len(rows), self.width))
         with self.scoring():
             for index in buckets([len(row) for row in rows], self.batch_size):
-                pooled = self.pooled_states([rows[i] for i in index]).float()
+                with self.routed(None if modules is None else [modules[i] for i in index]):
+                    pooled = self.pooled_states([rows[i] for i in index]).float()
                 result[torch.from_numpy(index)] = nn.functional.normalize(pooled, dim=-1).cpu()
         return result
 
@@ -312,6 +334,37 @@ class Backbone(nn.Module):
         """Go from delta to delta inside the block with `switch.to(delta)`; afterwards the backbone is as it was."""
         with self.bare():
             yield Switch(self)
+
+    @contextlib.contextmanager
+    def serve(self, modules: Sequence[Any] | Mapping[str, Any]) -> Iterator[Server]:
+        """Many modules at once inside the block, each row of a batch by its own; afterwards the backbone is as it was.
+
+        with backbone.serve([first, second]) as server:
+            server.choice_logits(examples, modules=[0, 1, None])
+
+        Args:
+            modules: What `use` takes, several of them; in a mapping they have names of their own.
+        Raises:
+            FingerprintError: one says that it was made for another backbone.
+            DeltaError: one does not fit the model, or its method cannot be mixed with others.
+        """
+        from transfer.backbones.serving import Server
+
+        with self.bare():
+            yield Server(self, modules)
+
+    def routed(self, modules: Numbers | Tensor) -> contextlib.AbstractContextManager[Any]:
+        """Inside the block the rows of a forward pass are read by the modules of these numbers; None says nothing.
+
+        Raises:
+            BackboneError: modules are named, but none are served.
+        """
+        if modules is None:
+            return contextlib.nullcontext()
+        mixed = [attached for attached in self._deltas() if isinstance(attached, Mixed)]
+        if not mixed:
+            raise BackboneError("rows name modules, but none are served", hint="with backbone.serve(modules) as server")
+        return mixed[-1].rows(modules)
 
     @contextlib.contextmanager
     def bare(self) -> Iterator[None]:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transfer.backbones.backbone import Example
+from transfer.backbones.backbone import Example, Numbers
 from transfer.backbones.encoder import mean_pool
-from transfer.backbones.encoding import Encoded, encode_texts, pad
+from transfer.backbones.encoding import Encoded, encode_texts, pad, with_modules
 from transfer.backbones.fingerprints import base_of
 from transfer.backbones.generative import IGNORED, GenerativeBackbone, answers, token_log_likelihood
 from transfer.backbones.positions import n_positions
@@ -75,7 +75,7 @@ class CausalBackbone(GenerativeBackbone):
             # The state at a token predicts the next one, so targets stand one to the left.
             targets[number, len(prompt) - 1 : len(prompt) - 1 + len(choice)] = torch.tensor(choice, dtype=torch.long)
         return {
-            "input": {"input_ids": ids, "attention_mask": mask},
+            "input": with_modules({"input_ids": ids, "attention_mask": mask}, [encoded[row].module for row in rows]),
             "choices": {"targets": targets, "index": index},
             "labels": labels,
         }
@@ -90,7 +90,7 @@ class CausalBackbone(GenerativeBackbone):
             first = int((targets != IGNORED).any(dim=0).int().argmax())
             targets = targets[:, first:]
             options = {"logits_to_keep": targets.shape[1]}
-        with self.autocast():
+        with self.autocast(), self.routed(input.get("modules")):
             logits = model(
                 input_ids=input["input_ids"], attention_mask=input["attention_mask"], use_cache=False, **options
             ).logits
@@ -104,11 +104,18 @@ class CausalBackbone(GenerativeBackbone):
         with self.autocast():
             return mean_pool(base(**batch, use_cache=False).last_hidden_state, batch["attention_mask"])
 
-    def generate(self, examples: Iterable[Example], fields: Sequence[str] = (), max_new_tokens: int = 64) -> list[str]:
+    def generate(
+        self,
+        examples: Iterable[Example],
+        fields: Sequence[str] = (),
+        max_new_tokens: int = 64,
+        modules: Numbers = None,
+    ) -> list[str]:
         """See `Backbone.generate`. Where positions run out, a long prompt is cut to leave room for the output."""
         rows = list(examples)
         room, known = self.max_length, n_positions(self.model)
         if known is not None:
             max_new_tokens = min(max_new_tokens, known // 2)
             room = min(room, known - max_new_tokens)
-        return self.continued(self._prompts(rows, [room] * len(rows), fields), max_new_tokens, left=True)
+        prompts = self._prompts(rows, [room] * len(rows), fields)
+        return self.continued(prompts, max_new_tokens, left=True, modules=modules)

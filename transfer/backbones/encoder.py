@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from transfer.backbones.backbone import Backbone, Example
-from transfer.backbones.encoding import Encoded, encode_texts, label_of, pad
+from transfer.backbones.encoding import Encoded, encode_texts, label_of, pad, with_modules
 from transfer.errors import DataError
 
 TEMPERATURE = 0.05  # of the cosine; that of SimCSE and most sentence encoders
@@ -46,20 +46,21 @@ class EncoderBackbone(Backbone):
     def collate(self, encoded: Sequence[Encoded], train: bool = False) -> dict[str, Any]:
         """See `Backbone.collate`. Equal choices of a batch are read once; "index" maps (row, choice) to them.
 
-        -1 in the index is no choice.
+        -1 in the index is no choice. In a mixed batch a choice is read by every module that is asked about it.
         """
         pad_id = self.tokenizer.pad_token_id
         ids, mask = pad([row.input for row in encoded], pad_id)
-        unique: dict[tuple[int, ...], int] = {}
+        unique: dict[tuple[int | None, tuple[int, ...]], int] = {}
         columns = max((len(row.choices) for row in encoded), default=0)
         index = torch.full((len(encoded), columns), -1, dtype=torch.long)
         for number, row in enumerate(encoded):
             for column, choice in enumerate(row.choices):
-                index[number, column] = unique.setdefault(tuple(choice), len(unique))
-        choice_ids, choice_mask = pad(list(unique), pad_id)
+                index[number, column] = unique.setdefault((row.module, tuple(choice)), len(unique))
+        choice_ids, choice_mask = pad([choice for _, choice in unique], pad_id)
+        read = {"input_ids": choice_ids, "attention_mask": choice_mask, "index": index}
         return {
-            "input": {"input_ids": ids, "attention_mask": mask},
-            "choices": {"input_ids": choice_ids, "attention_mask": choice_mask, "index": index},
+            "input": with_modules({"input_ids": ids, "attention_mask": mask}, [row.module for row in encoded]),
+            "choices": with_modules(read, [module for module, _ in unique]),
             "labels": torch.tensor([row.label for row in encoded], dtype=torch.long),
         }
 
@@ -78,7 +79,8 @@ class EncoderBackbone(Backbone):
 
     def _pooled(self, batch: Any) -> Tensor:
         mask = batch["attention_mask"]
-        states = self.model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
+        with self.routed(batch.get("modules")):
+            states = self.model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
         return mean_pool(states, mask)
 
     def pooled_states(self, rows: Sequence[Sequence[int]]) -> Tensor:

@@ -16,17 +16,26 @@ class Encoded:
     """One tokenised example.
 
     `choices` holds the token ids of every candidate answer (of the single output for generation), `label` the index of
-    the right one, or -1 where it is not known.
+    the right one, or -1 where it is not known. In a mixed batch `module` is the number of the module that answers, -1
+    for the bare backbone (see `Backbone.serve`).
     """
 
     input: list[int]
     choices: list[list[int]] = field(default_factory=list)
     label: int = -1
+    module: int | None = None
 
     @property
     def length(self) -> int:
         """Tokens that a forward pass has to read, for bucketing."""
         return len(self.input) + max((len(choice) for choice in self.choices), default=0)
+
+
+def with_modules(batch: dict[str, Any], modules: Sequence[int | None]) -> dict[str, Any]:
+    """A part of a batch, with the number of the module that each of its rows is read by, where that is told."""
+    if not modules or any(number is None for number in modules):
+        return batch
+    return {**batch, "modules": torch.tensor(modules, dtype=torch.long)}
 
 
 def label_of(row: Mapping[str, Any]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from transfer.backbones.backbone import Backbone, Example
+from transfer.backbones.backbone import Backbone, Example, Numbers
 from transfer.backbones.encoding import Encoded, buckets, label_of, pad
 
 IGNORED = -100  # the target id that counts for nothing, as in torch and transformers
@@ -67,20 +67,23 @@ class GenerativeBackbone(Backbone):
         losses = -logits.gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1)
         return {"loss": losses.mean(), "losses": losses, "logits": logits}
 
-    def continued(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, left: bool = False) -> list[str]:
+    def continued(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, left: bool = False, modules: Numbers = None
+    ) -> list[str]:
         """Greedy output for each prompt. With `left`, padding stands left and the prompt is taken off the output."""
         pad_id = self.tokenizer.pad_token_id
         result = [""] * len(prompts)
         with self.scoring(), self.autocast():
             for index in buckets([len(row) for row in prompts], self.batch_size):
                 ids, mask = pad([prompts[i] for i in index], pad_id, left=left)
-                found = self.model.generate(  # type: ignore[operator]
-                    **self.to_device({"input_ids": ids, "attention_mask": mask}),
-                    do_sample=False,
-                    num_beams=1,
-                    max_new_tokens=max_new_tokens,
-                    pad_token_id=pad_id,
-                )
+                with self.routed(None if modules is None else [modules[i] for i in index]):
+                    found = self.model.generate(  # type: ignore[operator]
+                        **self.to_device({"input_ids": ids, "attention_mask": mask}),
+                        do_sample=False,
+                        num_beams=1,
+                        max_new_tokens=max_new_tokens,
+                        pad_token_id=pad_id,
+                    )
                 found = found[:, ids.shape[1] :] if left else found
                 texts = self.tokenizer.batch_decode(found, skip_special_tokens=True)
                 for place, text in zip(index, texts, strict=True):

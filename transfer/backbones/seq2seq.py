@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from transfer.backbones.backbone import Example
+from transfer.backbones.backbone import Example, Numbers
 from transfer.backbones.encoder import mean_pool
-from transfer.backbones.encoding import Encoded, encode_texts, pad
+from transfer.backbones.encoding import Encoded, encode_texts, pad, with_modules
 from transfer.backbones.generative import IGNORED, GenerativeBackbone, answers, token_log_likelihood
 from transfer.backbones.positions import n_positions
 
@@ -40,13 +40,14 @@ class Seq2SeqBackbone(GenerativeBackbone):
         ids, mask = pad([row.input for row in encoded], self.tokenizer.pad_token_id)
         rows, tokens, index, labels = self.pairs(encoded, train)
         targets, real = pad(tokens, 0)
+        read = {
+            "row": torch.tensor(rows, dtype=torch.long),
+            "targets": targets.masked_fill(real == 0, IGNORED),
+            "index": index,
+        }
         return {
-            "input": {"input_ids": ids, "attention_mask": mask},
-            "choices": {
-                "row": torch.tensor(rows, dtype=torch.long),
-                "targets": targets.masked_fill(real == 0, IGNORED),
-                "index": index,
-            },
+            "input": with_modules({"input_ids": ids, "attention_mask": mask}, [row.module for row in encoded]),
+            "choices": with_modules(read, [encoded[row].module for row in rows]),
             "labels": labels,
         }
 
@@ -54,14 +55,16 @@ class Seq2SeqBackbone(GenerativeBackbone):
         """See `Backbone.forward`."""
         model: Any = self.model
         with self.autocast():
-            states = self._encoder_states(input)
+            with self.routed(input.get("modules")):
+                states = self._encoder_states(input)
             row, targets = choices["row"], choices["targets"]
-            logits = model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states[row]),
-                attention_mask=input["attention_mask"][row],
-                decoder_input_ids=self._shifted(targets),
-                use_cache=False,
-            ).logits
+            with self.routed(choices.get("modules")):
+                logits = model(
+                    encoder_outputs=BaseModelOutput(last_hidden_state=states[row]),
+                    attention_mask=input["attention_mask"][row],
+                    decoder_input_ids=self._shifted(targets),
+                    use_cache=False,
+                ).logits
         return self.answer(token_log_likelihood(logits, targets), choices["index"], labels)
 
     def _encoder_states(self, batch: Any) -> Tensor:
@@ -87,8 +90,15 @@ class Seq2SeqBackbone(GenerativeBackbone):
             states = self._encoder_states(batch)[:, -ids.shape[1] :]  # a soft prompt has rows in front of the text's
             return mean_pool(states, batch["attention_mask"])
 
-    def generate(self, examples: Iterable[Example], fields: Sequence[str] = (), max_new_tokens: int = 64) -> list[str]:
+    def generate(
+        self,
+        examples: Iterable[Example],
+        fields: Sequence[str] = (),
+        max_new_tokens: int = 64,
+        modules: Numbers = None,
+    ) -> list[str]:
         """See `Backbone.generate`."""
         inputs = encode_texts(self.tokenizer, [row["input"] for row in examples], self.max_length, fields)
         known = n_positions(self.model)
-        return self.continued(inputs, max_new_tokens if known is None else min(max_new_tokens, known - 1))
+        most = max_new_tokens if known is None else min(max_new_tokens, known - 1)
+        return self.continued(inputs, most, modules=modules)

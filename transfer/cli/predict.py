@@ -12,7 +12,8 @@ from transfer.cli.output import Output
 
 EXAMPLES = """\b
 Examples:
-  transfer predict --file new.csv --choices bad,good --delta reviews-tuned --out answers.jsonl"""
+  transfer predict --file new.csv --choices bad,good --delta reviews-tuned --out answers.jsonl
+  transfer predict --file new.csv --delta-column module"""
 
 
 def predict(
@@ -21,6 +22,9 @@ def predict(
     ],
     delta: Annotated[
         str | None, typer.Option("--delta", "-d", help="Folder or module id; else the bare backbone.")
+    ] = None,
+    delta_column: Annotated[
+        str | None, typer.Option("--delta-column", help="Column that names the delta of each row; blank is none.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File of the answers (.jsonl); else printed.")] = None,
     zoo: options.ZooFolder = None,
@@ -37,23 +41,35 @@ def predict(
     """Answer every row of FILE with the most probable of its choices."""
     import json
 
+    from transfer.errors import ConfigError
     from transfer.predicting import predict as answer
     from transfer.resolving import load_start
     from transfer.tasks import load_rows
 
+    if delta is not None and delta_column is not None:
+        raise ConfigError("--delta and --delta-column exclude each other")
     output = Output(as_json=as_json, quiet=quiet)
-    start = None if delta is None else load_start(delta, options.open_zoo(zoo))
-    rows, fields, notes = load_rows(
-        file, input_column=input_column, choices=options.split_names(choices), template=template
+    rows, fields, notes, names = load_rows(
+        file,
+        input_column=input_column,
+        choices=options.split_names(choices),
+        template=template,
+        delta_column=delta_column,
     )
+    opened = options.open_zoo(zoo)
+    starts = {name: load_start(name, opened) for name in dict.fromkeys([delta, *names]) if name is not None}
+    answering = [None if name is None else starts[name] for name in names] if delta_column is not None else None
     for note in notes:
         output.aside(f"note: {note}")  # the answers have standard output to themselves
-    if start is not None and start.choices:
-        # What the delta was trained to choose from, for rows that bring no choices of their own.
-        rows = [{"choices": start.choices, **row} for row in rows]
+    start = None if delta is None else starts[delta]
+    # What a delta was trained to choose from, for rows that bring no choices of their own.
+    rows = [
+        {"choices": own.choices, **row} if own is not None and own.choices else row
+        for row, own in zip(rows, answering or [start] * len(rows), strict=True)
+    ]
     loaded = options.read_backbone(backbone, kind, precision, max_length)
     with output.working():
-        answers = answer(rows, loaded, start, fields)
+        answers = answer(rows, loaded, start, fields, answering)
     lines = [row.to_json() for row in answers]
     if out is not None:
         from zoo.files import write_whole

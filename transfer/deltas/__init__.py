@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transfer.deltas.described import describe
     from transfer.deltas.lora import LoRA
     from transfer.deltas.method import DeltaMethod
+    from transfer.deltas.mixed import Mixed
     from transfer.deltas.prefix import Prefix
     from transfer.deltas.pruning import prune
     from transfer.deltas.ranks import ranks_of
@@ -50,6 +51,7 @@ _FILES = {
     "Delta": "delta",
     "DeltaMethod": "method",
     "LoRA": "lora",
+    "Mixed": "mixed",
     "Prefix": "prefix",
     "SoRA": "sora",
     "SoftPrompt": "soft_prompt",
@@ -71,6 +73,7 @@ __all__ = [
     "Delta",
     "DeltaMethod",
     "LoRA",
+    "Mixed",
     "Prefix",
     "SoRA",
     "SoftPrompt",

@@ -21,7 +21,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from transfer.deltas.attached import Site
 from transfer.deltas.modules import Part
-from transfer.deltas.prefix_site import PrefixSite, sites_of
+from transfer.deltas.prefix_site import PrefixSite, hide, sites_of
 from transfer.errors import DeltaError
 
 BASES = ("eager", "sdpa")  # flash and flex attention take no mask that a prefix could be added to
@@ -127,13 +127,30 @@ def _attend(
     if attention_mask is None:
         attention_mask = _causal_mask(base, module, query, key, kwargs)
     if attention_mask is not None:  # every token sees the prefix
-        seen = True if attention_mask.dtype == torch.bool else 0.0
-        attention_mask = functional.pad(attention_mask, (length, 0), value=seen)
+        attention_mask = functional.pad(attention_mask, (length, 0), value=attention_mask.dtype == torch.bool)
     if kwargs.get("position_bias") is not None:  # T5: a prefix has no position, so no bias
         kwargs["position_bias"] = functional.pad(kwargs["position_bias"], (length, 0))
     key = torch.cat([*(pair[0] for pair in pairs), key], dim=2)
     value = torch.cat([*(pair[1] for pair in pairs), value], dim=2)
+    seen = _seen(sites, key)
+    if seen is not None:
+        attention_mask = hide(attention_mask, seen, key.shape[2], query.dtype)
     return function(module, query, key, value, attention_mask, **kwargs)
+
+
+def _seen(sites: list[PrefixSite], key: torch.Tensor) -> torch.Tensor | None:
+    """(batch, length of all prefixes), True where a row sees them; None where every row sees all."""
+    parts = [site.seen(key.shape[0], key.device) for site in sites]
+    if all(part is None for part in parts):
+        return None
+    whole = torch.ones((), dtype=torch.bool, device=key.device)
+    return torch.cat(
+        [
+            whole.expand(key.shape[0], site.length) if part is None else part
+            for site, part in zip(sites, parts, strict=True)
+        ],
+        dim=1,
+    )
 
 
 def _causal_mask(

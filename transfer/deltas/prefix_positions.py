@@ -62,11 +62,22 @@ class PositionShift(Site):
             )
         return (*args[:at], self._shifted(args[at], module), *args[at + 1 :]), kwargs
 
-    def _shifted(self, ids: torch.Tensor, module: nn.Module) -> torch.Tensor:
-        if isinstance(module, nn.Embedding) and ids.shape[-1] + self.length > module.num_embeddings:
-            raise DeltaError(
-                f"{ids.shape[-1]} tokens and a prefix of {self.length} are more than the model has positions for",
-                found=f"{module.num_embeddings} positions",
-                hint=f"cut the text to {module.num_embeddings - self.length} tokens, or Prefix(position_shift=False)",
-            )
+    def longest(self, ids: torch.Tensor) -> int:
+        """The most that any of these ids is shifted by; at most `length`."""
+        return self.length
+
+    def add(self, ids: torch.Tensor) -> torch.Tensor:
+        """The ids (..., text) of the text behind the prefix."""
         return ids + self.length
+
+    def _shifted(self, ids: torch.Tensor, module: nn.Module) -> torch.Tensor:
+        known = module.num_embeddings if isinstance(module, nn.Embedding) else None
+        if known is not None and ids.shape[-1] + self.length > known:
+            longest = self.longest(ids)
+            if ids.shape[-1] + longest > known:
+                raise DeltaError(
+                    f"{ids.shape[-1]} tokens and a prefix of {longest} are more than the model has positions for",
+                    found=f"{known} positions",
+                    hint=f"cut the text to {known - longest} tokens, or Prefix(position_shift=False)",
+                )
+        return self.add(ids)

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from transfer.deltas.prefix_site import PrefixSite, sites_of
+from transfer.deltas.prefix_site import PrefixSite, hide, sites_of
 from transfer.errors import DeltaError
 
 Arguments = dict[str, Any]  # of the attention's forward, by name
@@ -103,13 +103,15 @@ class RowsPrefixSite(PrefixSite):
                 f"the prefix at {self.place!r} cannot work with query states of their own",
                 hint="use LoRA() or Adapter() on this model",
             )
-        length = self.prefix_key.shape[0]
-        hidden = functional.pad(given["hidden_states"], (0, 0, length, 0))
-        given |= {"hidden_states": hidden, **self._extend(given, length)}
+        hidden = functional.pad(given["hidden_states"], (0, 0, self.length, 0))
+        given |= {"hidden_states": hidden, **self._extend(given, self.length)}
+        seen = self.seen(hidden.shape[0], hidden.device)
+        if seen is not None:
+            given["attention_mask"] = hide(given.get("attention_mask"), seen, hidden.shape[1], hidden.dtype)
         self._waiting = ("prefix_key", "prefix_value")
         # Each of several prefixes has added its rows; the one attached first takes those furthest in front.
         sites = sites_of(module)
-        self._offset = sum(site.prefix_key.shape[0] for site in sites[: sites.index(self)])
+        self._offset = sum(site.length for site in sites[: sites.index(self)])
         return (), given
 
     def put_keys(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
@@ -130,17 +132,15 @@ class RowsPrefixSite(PrefixSite):
             raise DeltaError(
                 f"the prefix at {self.place!r} was never used", hint="use LoRA() or Adapter() on this model"
             )
-        length = self.prefix_key.shape[0]
         context, *rest = output
         if rest and rest[0] is not None:  # probabilities: (batch, heads, queries, keys)
-            rest[0] = rest[0][:, :, length:]
-        return (context[:, length:], *rest)
+            rest[0] = rest[0][:, :, self.length :]
+        return (context[:, self.length :], *rest)
 
     def _put(self, name: str, output: torch.Tensor) -> torch.Tensor | None:
         if name not in self._waiting:
             return None
         self._waiting = tuple(waiting for waiting in self._waiting if waiting != name)
-        prefix = self.tensors()[name].to(output)
-        rows = prefix.expand(output.shape[0], -1, -1)
-        first, last = self._offset, self._offset + prefix.shape[0]
+        rows = self.rows_of(name, output.shape[0]).to(output)
+        first, last = self._offset, self._offset + self.length
         return torch.cat([output[:, :first], rows, output[:, last:]], dim=1)

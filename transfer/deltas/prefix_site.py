@@ -16,6 +16,23 @@ from transfer.deltas.queues import join_queue, leave_queue, queue_of
 SITES = "_prefix_sites"  # attribute of an attention module
 
 
+def hide(mask: torch.Tensor | None, seen: torch.Tensor, keys: int, dtype: torch.dtype) -> torch.Tensor:
+    """The mask with those of its first keys hidden that a row does not see.
+
+    Args:
+        mask: (batch or 1, 1, queries or 1, keys), boolean or additive, all of the first keys in sight; None is all.
+        seen: (batch, length), True where the row sees one of the first `length` keys.
+        keys: All of them.
+        dtype: Of what is attended with; None becomes an additive mask of it.
+    """
+    hidden = functional.pad(~seen, (0, keys - seen.shape[1]), value=False)[:, None, None, :]
+    if mask is None:
+        mask = torch.zeros((1, 1, 1, keys), dtype=dtype, device=seen.device)
+    if mask.dtype == torch.bool:
+        return mask & ~hidden
+    return torch.where(hidden, torch.finfo(mask.dtype).min, mask)
+
+
 def sites_of(module: nn.Module) -> list[PrefixSite]:
     """The prefixes at an attention module, in the order they were attached; the first stands in front."""
     return queue_of(module, SITES)
@@ -63,13 +80,26 @@ class PrefixSite(Site):
         if self.hidden is not None:
             self.get_parameter(f"{name}_up").zero_()  # the MLP adds nothing, so what was loaded is what acts
 
+    @property
+    def length(self) -> int:
+        """Number of keys and values."""
+        return self.prefix_key.shape[0]
+
+    def rows_of(self, name: str, batch: int) -> torch.Tensor:
+        """Keys or values for each row of a batch: (batch, length, heads * head_width)."""
+        return self._folded(name).expand(batch, -1, -1)
+
+    def seen(self, batch: int, device: torch.device) -> torch.Tensor | None:
+        """(batch, length), True where a row sees the prefix; None where every row sees all of it."""
+        return None
+
     def keys_and_values(self, batch: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Two tensors (batch, heads, length, head_width), in the dtype and on the device of `like`."""
-        key, value = (self._folded(name).to(like) for name in ("prefix_key", "prefix_value"))
-        return self._by_head(key, batch), self._by_head(value, batch)
+        key, value = (self.rows_of(name, batch).to(like) for name in ("prefix_key", "prefix_value"))
+        return self._by_head(key), self._by_head(value)
 
-    def _by_head(self, tensor: torch.Tensor, batch: int) -> torch.Tensor:
-        return tensor.view(-1, self.heads, self.head_width).transpose(0, 1).expand(batch, -1, -1, -1)
+    def _by_head(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.unflatten(2, (self.heads, self.head_width)).transpose(1, 2)
 
     def _folded(self, name: str) -> torch.Tensor:
         direct = self.get_parameter(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from transfer.backbones.backbone import Backbone
@@ -49,7 +48,7 @@ def over_modules(
     results = []
     with track(description, len(modules)) as progress, backbone.switching() as switch:
         for index, module in enumerate(modules):
-            own = module.tensors(dtype=torch.float32) if tensors is None else tensors[index]
-            results.append(function(switch.to(Delta(method_of(module), dict(own))), module))
+            delta = Delta.from_module(module) if tensors is None else Delta(method_of(module), dict(tensors[index]))
+            results.append(function(switch.to(delta), module))
             progress(len(results))
     return results

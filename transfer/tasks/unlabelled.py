@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +14,15 @@ from transfer.tasks.readers import read
 
 
 class Rows(NamedTuple):
-    """Rows to be answered, the fields that all inputs have, and lines that tell what was guessed."""
+    """Rows to be answered, the fields that all inputs have, lines that tell what was guessed, and whose delta answers.
+
+    `deltas` holds a name for each row, or None where it is blank; it is empty where no column of them was asked for.
+    """
 
     rows: list[dict[str, Any]]
     fields: tuple[str, ...]
     notes: tuple[str, ...]
+    deltas: tuple[str | None, ...] = ()
 
 
 def load_rows(
@@ -25,6 +30,7 @@ def load_rows(
     input_column: str | Sequence[str] | None = None,
     choices: Sequence[str] | None = None,
     template: str | None = None,
+    delta_column: str | None = None,
 ) -> Rows:
     """Read rows to be answered: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file; labels in it are passed over.
 
@@ -32,16 +38,22 @@ def load_rows(
         input_column: As for `load_task`; guessed when obvious.
         choices: The answers, the same for every row; None takes each row's own, if the file has them.
         template: As for `load_task`.
+        delta_column: Column that names the delta of each row; it is no input then.
 
     Returns:
         One dict per row in the order of the file, with `input` and, unless answers are to be written freely,
-        `choices`; the fields that all inputs have; and what was guessed of the columns.
+        `choices`; the fields that all inputs have; what was guessed of the columns; and the names of deltas.
 
     Raises:
         DataError: the file cannot be used; names the line and what to do.
         ConfigError: an argument is out of range, or two exclude each other.
     """
     table = read(Path(path).expanduser())
+    deltas: tuple[str | None, ...] = ()
+    if delta_column is not None:
+        named = table.need(delta_column, hint="--delta-column names the column that says which delta answers a row")
+        deltas = tuple(None if name is None or not str(name).strip() else str(name).strip() for name in named)
+        table = replace(table, columns={name: column for name, column in table.columns.items() if name != delta_column})
     columns, notes = complete_unlabelled(Columns.from_arguments(input_column, None, choices, template), table)
     inputs: list[str] = []
     for row, text in enumerate(input_texts(table, columns)):
@@ -51,9 +63,9 @@ def load_rows(
     fields = find_fields(inputs, template_of(columns).marks)
     if columns.choices is not None:
         answers = list(columns.choices)
-        return Rows([{"input": text, "choices": answers} for text in inputs], fields, tuple(notes))
+        return Rows([{"input": text, "choices": answers} for text in inputs], fields, tuple(notes), deltas)
     if columns.choice_columns:
         own = choice_lists(table, columns)
         rows = [{"input": text, "choices": some} for text, some in zip(inputs, own, strict=True)]
-        return Rows(rows, fields, tuple(notes))
-    return Rows([{"input": text} for text in inputs], fields, tuple(notes))
+        return Rows(rows, fields, tuple(notes), deltas)
+    return Rows([{"input": text} for text in inputs], fields, tuple(notes), deltas)

@@ -105,6 +105,28 @@ def test_an_exception_inside_restores_too(bert):
     assert bert.delta is kept
 
 
+def test_nested_uses_come_off_one_by_one(bert):
+    methods = [LoRA(rank=2), METHODS.get("adapter")(), LoRA(rank=3)]
+    deltas = [Delta(method, moved(bert, method)) for method in methods]
+    alone = []
+    for delta in deltas:
+        with bert.use(delta):
+            alone.append(bert.choice_logits(ROWS))
+
+    def fail_inside():
+        with bert.use(deltas[2]):
+            assert torch.equal(bert.choice_logits(ROWS), alone[2])
+            raise RuntimeError("innermost")
+
+    with bert.use(deltas[0]):
+        with bert.use(deltas[1]):
+            with pytest.raises(RuntimeError, match="innermost"):
+                fail_inside()
+            assert torch.equal(bert.choice_logits(ROWS), alone[1])
+        assert torch.equal(bert.choice_logits(ROWS), alone[0])
+    assert bert.delta is None
+
+
 def test_attach_replaces_and_a_delta_that_does_not_fit_changes_nothing(bert):
     first = bert.attach(LoRA(rank=2))
     second = bert.attach(LoRA(rank=3))

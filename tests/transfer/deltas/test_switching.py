@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tiny
 import torch
 
 from transfer.deltas import METHODS, Adapter, Delta, LoRA, Prefix, Switch
@@ -10,17 +11,12 @@ from transfer.errors import DeltaError
 from zoo import FingerprintError
 
 
-def made(method, model, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return Delta(method, {n: torch.randn(t.shape, generator=generator) * 0.3 for n, t in method.draw(model).items()})
-
-
 @pytest.mark.parametrize("name", METHODS.names())
 @torch.no_grad()
 def test_each_acts_as_it_does_when_attached_alone(name, tiny_model, inputs_for, outputs):
     model, inputs, method = tiny_model("bert"), inputs_for("bert"), METHODS.get(name)()
     bare, switch = outputs(model, inputs), Switch(model)
-    deltas = [made(method, model, seed) for seed in range(2)]
+    deltas = [tiny.random_delta(method, model, seed) for seed in range(2)]
     seen = []
     for delta in (*deltas, deltas[0]):
         seen.append(switch.to(delta))
@@ -38,7 +34,7 @@ def test_deltas_of_several_kinds_take_turns(tiny_model, inputs_for, outputs):
     model, inputs = tiny_model("gpt2"), inputs_for("gpt2")
     bare, switch = outputs(model, inputs), Switch(model)
     methods = (LoRA(), Adapter(), Prefix(length=4), LoRA(rank=2), Prefix(length=4, reparameterisation=8))
-    deltas = [made(method, model, seed) for seed, method in enumerate(methods)]
+    deltas = [tiny.random_delta(method, model, seed) for seed, method in enumerate(methods)]
     alone = []
     for delta in deltas:
         attached = delta.attach(model)
@@ -60,7 +56,7 @@ def test_deltas_of_several_kinds_take_turns(tiny_model, inputs_for, outputs):
 def test_what_does_not_fit_leaves_the_one_before(tiny_model, inputs_for, outputs):
     model, inputs, switch = tiny_model("bert"), inputs_for("bert"), None
     switch = Switch(model)
-    good = made(LoRA(), model, 0)
+    good = tiny.random_delta(LoRA(), model, 0)
     switch.to(good)
     before = outputs(model, inputs)
     few = dict(list(good.tensors.items())[1:])
@@ -75,7 +71,7 @@ def test_what_does_not_fit_leaves_the_one_before(tiny_model, inputs_for, outputs
 @torch.no_grad()
 def test_what_was_attached_before_acts_along(tiny_model, inputs_for, outputs):
     model, inputs = tiny_model("bert"), inputs_for("bert")
-    first, second = made(LoRA(), model, 0), made(Adapter(), model, 1)
+    first, second = tiny.random_delta(LoRA(), model, 0), tiny.random_delta(Adapter(), model, 1)
     first.attach(model)
     switch = Switch(model)
     switch.to(second)

@@ -13,10 +13,11 @@ from transfer.tasks import load_rows
 def test_rows_keep_the_order_of_the_file_and_need_no_label(tmp_path):
     path = tmp_path / "new.csv"
     path.write_text("id,review\n1,fine\n2,poor\n")
-    rows, fields, notes = load_rows(path, choices=["bad", "good"])
+    rows, fields, notes, deltas = load_rows(path, choices=["bad", "good"])
     assert rows == [{"input": f"text: {word}", "choices": ["bad", "good"]} for word in ("fine", "poor")]
     assert fields == ("text",)
     assert notes == ("input: text: {review}",)
+    assert deltas == ()
 
 
 def test_labels_in_the_file_are_passed_over_even_broken_ones(tmp_path):
@@ -29,7 +30,7 @@ def test_each_rows_own_choices_are_taken(tmp_path):
     path = tmp_path / "new.jsonl"
     made = [{"input": "pick", "choices": ["a", "b"]}, {"input": "again", "choices": ["c", "d", "e"]}]
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
-    assert load_rows(path) == (made, (), ())
+    assert load_rows(path) == (made, (), (), ())
 
 
 def test_without_choices_the_answer_is_to_be_written(tmp_path):
@@ -38,6 +39,7 @@ def test_without_choices_the_answer_is_to_be_written(tmp_path):
     assert load_rows(path, template="question: {q} context: {p}") == (
         [{"input": "question: a context: b"}],
         ("question", "context"),
+        (),
         (),
     )
 
@@ -53,3 +55,15 @@ def test_a_blank_row_is_named(tmp_path):
     path.write_text('{"input": "a"}\n{"input": " "}\n')
     with pytest.raises(DataError, match=r"new.jsonl, line 2: the input is blank"):
         load_rows(path)
+
+
+def test_a_column_of_deltas_is_no_input(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("phrase,by\nfine,films\npoor, \nold,hotels\n")
+    with pytest.raises(DataError, match="several columns could be the input"):
+        load_rows(path)
+    found = load_rows(path, delta_column="by")
+    assert found.deltas == ("films", None, "hotels")
+    assert [row["input"] for row in found.rows] == ["fine", "poor", "old"]
+    with pytest.raises(DataError, match=r"(?s)no column 'who'.*--delta-column"):
+        load_rows(path, delta_column="who")
