@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,22 @@ from transfer.deltas import METHODS
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.ensembling import MERGES
-from transfer.ensembling.compatible import IDLE, Starts, acting_settings, largest_group
+from transfer.ensembling.choosing import AUTO, choose_rule
+from transfer.ensembling.compatible import IDLE, Starts, acting_settings, largest_group, same_backbone
 from transfer.ensembling.guarding import guard as judge
 from transfer.ensembling.merging import merge as merge_modules
+from transfer.ensembling.merging import nonzero
+from transfer.ensembling.rule import MergeRule
 from transfer.ensembling.verdict import Verdict
-from transfer.ensembling.weighting import check_settings, weigh
+from transfer.ensembling.weighting import check_settings, mean_weights, weigh
 from transfer.errors import ConfigError, SourceError
 from transfer.finetuning import versions
 from transfer.initialization import SCHEMA, Initialization, base_model_prefix
 from transfer.relatives import Relatives, find_relatives
 from transfer.similarity import ESTIMATORS
+from transfer.similarity.activations import source_grams
 from transfer.similarity.scores import Scores
-from transfer.similarity.scoring import score
+from transfer.similarity.scoring import check_per_block, score
 from transfer.similarity.sources import find_sources, unmatched
 from transfer.similarity.target import Target
 from transfer.tasks import Task, load_task
@@ -49,7 +53,9 @@ class InitConfig:
     temperature: float = 0.5  # over standardised scores; near 0 keeps only the closest source
     top_k: int | None = None  # source modules kept; None keeps all
     how: str = "softmax"  # from scores to weights: softmax, uniform, best
-    merge: str = "linear"
+    merge: str = AUTO  # a rule; auto is linear for modules with a shared start, else svd for LoRA
+    merge_options: Mapping[str, Any] = field(default_factory=dict)  # of the rule: rank, energy, density
+    per_block: bool = False  # one weight per module and block, from an estimator that scores blocks
     exclude: tuple[str, ...] | None = None  # task names and ids left out; None leaves out the target's own task
     examples: int | None = 64  # labelled target examples in all, for a target given by name; None takes all
     guard: bool = True
@@ -63,7 +69,10 @@ class InitConfig:
         if isinstance(self.method, str):
             METHODS.resolve(self.method)
         ESTIMATORS.resolve(self.estimator)
-        MERGES.resolve(self.merge)
+        if self.merge != AUTO:
+            MERGES.get(self.merge).with_options(self.merge_options)
+        if self.per_block:
+            check_per_block(self.estimator)
         check_settings(self.how, self.temperature, self.top_k)
         for name in ("examples", "guard_steps", "batch_size"):
             value = getattr(self, name)
@@ -86,7 +95,9 @@ def initialize(
     temperature: float = 0.5,
     top_k: int | None = None,
     how: str = "softmax",
-    merge: str = "linear",
+    merge: str = AUTO,
+    merge_options: Mapping[str, Any] | None = None,
+    per_block: bool = False,
     exclude: str | Iterable[str] | None = None,
     examples: int | None = 64,
     guard: bool = True,
@@ -108,7 +119,9 @@ def initialize(
         temperature: Of the softmax over standardised scores, above 0.
         top_k: Source modules kept; None keeps all.
         how: "softmax", "uniform" or "best".
-        merge: Rule by which modules are merged.
+        merge: Rule by which modules are merged; "auto" is `linear` where they share a start, else `svd` for LoRA.
+        merge_options: Of the rule, such as {"rank": 16} or {"density": 0.2}.
+        per_block: Score, weigh and merge every block of the backbone by itself.
         exclude: Task names and module ids that are left out; None leaves out the target's own task. A name that the
             zoo does not have is said.
         examples: Labelled examples in all, for a target given by name; None takes all there are.
@@ -134,6 +147,8 @@ def initialize(
         top_k=top_k,
         how=how,
         merge=merge,
+        merge_options=merge_options or {},
+        per_block=per_block,
         exclude=None if exclude is None else (exclude,) if isinstance(exclude, str) else tuple(exclude),
         examples=examples,
         guard=guard,
@@ -198,12 +213,22 @@ class _Job:
             self._note(relatives.note)
         clock.lap("relatives")
         # The modules were chosen above, so nothing is left to be excluded.
-        scores = score(target, modules, self.backbone, config.method_name, config.estimator, force=config.force)
+        scores = score(
+            target,
+            modules,
+            self.backbone,
+            config.method_name,
+            config.estimator,
+            force=config.force,
+            per_block=config.per_block,
+        )
         clock.lap("score")
-        weights = weigh(scores, config.how, config.temperature, config.top_k)
+        table = weigh(scores, config.how, config.temperature, config.top_k, per_block=config.per_block)
+        weights = mean_weights(table)
         merged = [module for module in modules if weights[module.id] > NO_WEIGHT]
         licences = tuple(sorted({module.card.license for module in merged}))
-        delta = merge_modules(modules, weights, config.merge, self._note)
+        rule, options = self._rule(modules, table)
+        delta = merge_modules(modules, table, rule.name, self._note, **options)
         clock.lap("merge")
         verdict = self._judged(target, delta, licences) if config.guard else None
         hurts = verdict is not None and verdict.outcome == "hurts"
@@ -212,6 +237,10 @@ class _Job:
         clock.lap("guard")
         recipe = self._recipe(target, delta, modules, merged, scores, weights, relatives, verdict)
         recipe["licences"] = [] if hurts else list(licences)
+        recipe["merge"], recipe["merge_options"] = rule.name, rule.options
+        recipe["block_weights"] = {i: list(row) for i, row in table.items()} if config.per_block else None
+        if not (hurts or rule.leaves_start):  # nothing stands behind it that a module tuned from it could share
+            recipe["start"] = recipe["start_sha256"] = None
         return Initialization(delta, recipe, verdict)
 
     def _sources(self) -> list[Module]:
@@ -222,17 +251,34 @@ class _Job:
         modules = find_sources(self.zoo, self.backbone, config.method, self.exclude, config.force, self._note)
         if isinstance(config.method, DeltaMethod):
             modules = _with_settings(modules, config.method)
-        if MERGES.get(config.merge).mixes:
-            return modules
-        kept, rest = largest_group(modules, self.backbone.fingerprint)
+        mixes = config.method_name == "lora" if config.merge == AUTO else MERGES.get(config.merge).mixes
+        alone = ESTIMATORS.get(config.estimator).same_shapes
+        kept, rest = (same_backbone if mixes and not alone else largest_group)(modules, self.backbone.fingerprint)
         if rest:
             names = ", ".join(module.id for module in rest[:3]) + (", ..." if len(rest) > 3 else "")
             differ = "other settings or another backbone" if config.force else "other settings"
             self._note(
-                f"{len(rest)} of {len(modules)} modules are left out, since {config.merge!r} cannot merge them with "
-                f"the rest ({differ}): {names}"
+                f"{len(rest)} of {len(modules)} modules are left out, since "
+                f"{config.estimator if mixes and alone else self._said_rule()} cannot "
+                f"{'compare' if mixes and alone else 'merge'} them with the rest ({differ}): {names}"
             )
         return kept
+
+    def _said_rule(self) -> str:
+        return repr("linear" if self.config.merge == AUTO else self.config.merge)
+
+    def _rule(self, modules: Sequence[Module], weights: Mapping[str, Any]) -> tuple[MergeRule, dict[str, Any]]:
+        """The rule for what is merged, said where it was chosen for the user, and what it is called with."""
+        config = self.config
+        wanted = set(nonzero(weights))
+        merged = sorted((module for module in modules if module.id in wanted), key=lambda module: module.id)
+        rule, why = choose_rule(config.merge, merged, config.merge_options)
+        if why is not None:
+            self._note(why)
+        options = dict(config.merge_options)
+        if rule.name == "regmean" and options.get("grams") is None:
+            options["grams"] = source_grams(self.backbone, merged, self._note)
+        return rule, options
 
     def _judged(self, target: Target, delta: Delta, licences: Sequence[str]) -> Verdict:
         config = self.config
@@ -244,6 +290,7 @@ class _Job:
             dev,
             start=delta.tensors,
             scratch=target.start,
+            start_method=delta.method,
             scratch_tune=target.scratch_tune(config.guard_steps, config.batch_size) if dev else None,
             steps=config.guard_steps,
             batch_size=config.batch_size,
@@ -292,8 +339,8 @@ class _Job:
             "temperature": config.temperature,
             "top_k": config.top_k,
             "how": config.how,
-            "merge": config.merge,
             "exclude": list(self.exclude),
+            "per_block": config.per_block,
             "start": start,
             "start_sha256": start_digest,
             "seeds": {"run": config.seed, "examples": task.seed},

@@ -33,7 +33,25 @@ def init(
     how: Annotated[str, typer.Option("--how", help="softmax, uniform or best.")] = "softmax",
     temperature: Annotated[float, typer.Option("--temperature", help="Of the softmax over standardised scores.")] = 0.5,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Sources kept; else all.")] = None,
-    merge: Annotated[str, typer.Option("--merge", help="How modules are merged.")] = "linear",
+    merge: Annotated[
+        str,
+        typer.Option(
+            "--merge",
+            help="auto, linear, published, task-arithmetic, ties, dare, dare-ties, concat, svd, knots, regmean, "
+            "aligned.",
+        ),
+    ] = "auto",
+    rank: Annotated[int | None, typer.Option("--rank", help="Of the result of svd, knots, regmean.")] = None,
+    energy: Annotated[
+        float | None, typer.Option("--energy", help="Share of squared singular values that svd, knots, regmean keep.")
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option("--density", help="Share of each change that ties, dare, dare-ties, knots keep.")
+    ] = None,
+    scale: Annotated[float | None, typer.Option("--scale", help="Of the whole change, for task-arithmetic.")] = None,
+    per_block: Annotated[
+        bool, typer.Option("--per-block", help="Score, weigh and merge each block of the backbone by itself.")
+    ] = False,
     exclude: Annotated[
         str | None,
         typer.Option("--exclude", help="Tasks or ids left out: a,b; else the target's own task."),
@@ -84,6 +102,8 @@ def init(
             top_k=top_k,
             how=how,
             merge=merge,
+            merge_options={"rank": rank, "energy": energy, "density": density, "scale": scale},
+            per_block=per_block,
             exclude=options.split_names(exclude),
             guard=guard,
             guard_steps=guard_steps,

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from transfer.deltas.blocks import block_indices, stack_and_index
+from transfer.deltas.blocks import BlockColumns
 from transfer.errors import ConfigError
-from zoo import Module
 
 WeightTable = Mapping[str, float | Sequence[float] | np.ndarray]
 
@@ -41,13 +40,12 @@ class Weights:
                 found=", ".join(f"{n} of a module" if n else "one number" for n in sorted(kinds)),
             )
         self.per_block = 0 not in kinds
-        self._stacks: dict[str, int] = {}
+        self._blocks = BlockColumns(places if self.per_block else ())
         if self.per_block:
-            self._stacks, blocks = _stacks(places)
             (columns,) = kinds
-            if columns != blocks:
+            if columns != self._blocks.outside:
                 raise ConfigError(
-                    f"there are {columns} weights for each module, and the modules reach {blocks} blocks",
+                    f"there are {columns} weights for each module, and the modules reach {self._blocks.outside} blocks",
                     found="weights per block are a (modules, blocks) table",
                     hint="score(..., per_block=True) and weigh make one",
                 )
@@ -61,12 +59,7 @@ class Weights:
 
     def column(self, name: str) -> int:
         """The column that a place or a tensor name belongs to."""
-        if not self.per_block:
-            return 0
-        found = stack_and_index(name)
-        if found is None or found[0] not in self._stacks:
-            return self.columns - 1
-        return self._stacks[found[0]] + found[1]
+        return self._blocks[name] if self.per_block else 0
 
     def at(self, module_id: str, name: str) -> float:
         """The weight of a module at a place or tensor."""
@@ -102,24 +95,3 @@ def _row(module_id: str, weight: Any) -> np.ndarray:
     if isinstance(weight, str) or row.ndim > 1 or not row.size or not np.isfinite(row).all():
         raise ConfigError(f"the weight of module {module_id!r} is {weight!r}, not a finite number")
     return row
-
-
-def _stacks(places: Iterable[str]) -> tuple[dict[str, int], int]:
-    """(stack -> number of its first block, number of blocks)."""
-    found: dict[str, int] = {}
-    blocks = 0
-    for name, block in block_indices(places).items():
-        place = stack_and_index(name)
-        if place is not None and block is not None:
-            found[place[0]] = block - place[1]
-            blocks = max(blocks, block + 1)
-    return found, blocks
-
-
-def places_of(modules: Iterable[Module]) -> list[str]:
-    """The places that modules are on, each once, as their cards list them."""
-    found: dict[str, None] = {}
-    for module in modules:
-        listed = module.card.settings.get("places")
-        found.update(dict.fromkeys(listed if listed is not None else module.tensors(check=False)))
-    return list(found)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transfer.ensembling.block_weights import Weights, WeightTable, places_of
+from transfer.ensembling.block_weights import Weights, WeightTable
 from transfer.ensembling.choosing import AUTO, choose_rule
 from transfer.errors import DeltaError
+from transfer.similarity.sources import places_of
 from zoo import Module
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from transfer.deltas.delta import Delta
 from transfer.deltas.lora import LoRA
-from transfer.ensembling.block_weights import Weights, places_of
+from transfer.ensembling.block_weights import Weights
 from transfer.ensembling.compatible import acting_settings, differ
 from transfer.ensembling.rule import MergeRule
 from transfer.ensembling.streaming import MOST_OPEN
 from transfer.errors import DeltaError
+from transfer.similarity.sources import places_of
 from transfer.similarity.switching import method_of
 from zoo import Module
 

@@ -74,7 +74,7 @@ class RegMean(ProductRule):
         return from_matrix(merged.float(), cut_at(products, place, self.rank, self.energy))
 
     def _gram(self, module_id: str, place: str, width: int) -> Tensor:
-        found = (self.grams or {}).get(module_id, {}).get(place)
+        found = ({} if self.grams is None else self.grams).get(module_id, {}).get(place)
         if found is None or tuple(found.shape) != (width, width):
             raise DeltaError(
                 f"'regmean' needs the inputs of module {module_id!r} at {place}",

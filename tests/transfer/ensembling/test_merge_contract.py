@@ -71,7 +71,8 @@ def effect(delta, start=None):
 
 def products(delta):
     return {
-        place: delta.tensors[f"{place}.lora_B"].double() @ delta.tensors[f"{place}.lora_A"].double()
+        place: delta.tensors[f"{place}.lora_B"].double()
+        @ delta.tensors[f"{place}.lora_A"].double()
         * delta.method.scale(place)
         for place in (name.removesuffix(".lora_A") for name in delta.tensors if name.endswith("lora_A"))
     }
@@ -102,7 +103,9 @@ def test_fp32_finite_canonical_names_and_shapes_that_a_zoo_takes(how, method, ma
     assert {tensor.dtype for tensor in delta.tensors.values()} == {torch.float32}
     assert delta.method.method == method
     assert METHODS.get(method).from_settings(delta.settings) == delta.method
-    Module.new(Card(task="t", method=method, settings=delta.settings, backbone="b", fingerprint="0" * 64), delta.tensors)
+    Module.new(
+        Card(task="t", method=method, settings=delta.settings, backbone="b", fingerprint="0" * 64), delta.tensors
+    )
     if not MERGES.get(how).mixes:
         assert delta.settings == modules[0].card.settings
 
@@ -201,7 +204,18 @@ def test_answers_of_one_module_at_weight_1_and_of_what_was_saved_and_read_again(
     same = run([one], {one.id: 1.0}, how, exact=True, **options)
     torch.testing.assert_close(answers(backbone, same), answers(backbone, one), rtol=2e-4, atol=2e-4)
     merged = run(modules, {module.id: 1 / 3 for module in modules}, how)
-    fields = "target backbone kind base_model_prefix modules weights scores estimator handed_over verdict".split()
+    fields = [
+        "target",
+        "backbone",
+        "kind",
+        "base_model_prefix",
+        "modules",
+        "weights",
+        "scores",
+        "estimator",
+        "handed_over",
+        "verdict",
+    ]
     recipe = {**dict.fromkeys(fields), "backbone": "tiny", "kind": "encoder", "schema": 1}
     recipe |= {"method": method, "settings": merged.settings, "fingerprint": backbone.fingerprint}
     recipe["handed_over"] = "scratch"

@@ -14,6 +14,7 @@ from transfer.errors import ConfigError, DeltaError, UnknownNameError
 from zoo import Module, Zoo
 from zoo.errors import UnknownModuleError
 
+
 def close(left, right, tolerance=2e-5):
     assert left.keys() == right.keys()
     for name in left:
