@@ -75,21 +75,22 @@ def _states(target: Target, rows: Sequence[Encoded], blocks: Sequence[str]) -> d
 
     def keep_at(block: str) -> Callable[..., None]:
         def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if len(found[block]) == n_run:  # an encoder reads the choices in a second pass
+            if len(found[block]) == len(run):  # an encoder reads the choices in a second pass
                 hidden = output[0] if isinstance(output, tuple) else output
                 found[block].append(hidden.detach().float().flatten().cpu())
 
         return keep
 
-    n_run = 0
+    run: list[int] = []
     backbone = target.backbone
     modules = named_modules(backbone.model)
     with contextlib.ExitStack() as stack:
         stack.enter_context(backbone.scoring())
         for block in blocks:
             stack.callback(modules[block].register_forward_hook(keep_at(block)).remove)
-        for n_run, row in enumerate(rows):  # one by one: no token of an example is padding
+        for number, row in enumerate(rows):  # one by one: no token of an example is padding
             backbone(**backbone.to_device(backbone.collate([row], train=True)))
+            run.append(number)
     return found
 
 

@@ -103,9 +103,8 @@ def test_fp32_finite_canonical_names_and_shapes_that_a_zoo_takes(how, method, ma
     assert {tensor.dtype for tensor in delta.tensors.values()} == {torch.float32}
     assert delta.method.method == method
     assert METHODS.get(method).from_settings(delta.settings) == delta.method
-    Module.new(
-        Card(task="t", method=method, settings=delta.settings, backbone="b", fingerprint="0" * 64), delta.tensors
-    )
+    card = {"task": "t", "method": method, "settings": delta.settings, "backbone": "b", "fingerprint": "0" * 64}
+    Module.new(Card(**card), delta.tensors)
     if not MERGES.get(how).mixes:
         assert delta.settings == modules[0].card.settings
 
@@ -204,18 +203,8 @@ def test_answers_of_one_module_at_weight_1_and_of_what_was_saved_and_read_again(
     same = run([one], {one.id: 1.0}, how, exact=True, **options)
     torch.testing.assert_close(answers(backbone, same), answers(backbone, one), rtol=2e-4, atol=2e-4)
     merged = run(modules, {module.id: 1 / 3 for module in modules}, how)
-    fields = [
-        "target",
-        "backbone",
-        "kind",
-        "base_model_prefix",
-        "modules",
-        "weights",
-        "scores",
-        "estimator",
-        "handed_over",
-        "verdict",
-    ]
+    unused = ("backbone", "kind", "base_model_prefix", "modules", "weights", "scores", "estimator", "verdict")
+    fields = ("target", "handed_over", *unused)
     recipe = {**dict.fromkeys(fields), "backbone": "tiny", "kind": "encoder", "schema": 1}
     recipe |= {"method": method, "settings": merged.settings, "fingerprint": backbone.fingerprint}
     recipe["handed_over"] = "scratch"
@@ -227,7 +216,7 @@ def test_answers_of_one_module_at_weight_1_and_of_what_was_saved_and_read_again(
 
 @each
 def test_a_table_of_equal_weights_is_the_same_as_one_weight_and_rows_act_on_their_own_blocks(how, method):
-    backbone, modules = on_a_backbone(method)
+    _, modules = on_a_backbone(method)
     weights = [0.5, 0.3, 0.2]
     if method == "soft-prompt":  # it is in no block
         with pytest.raises(ConfigError, match="the modules reach 0 blocks"):
