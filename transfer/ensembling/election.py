@@ -64,7 +64,7 @@ def trim(changes: Tensor, density: float) -> Tensor:
         sizes = flat.abs()
         # numpy's selection; torch sorts or goes through the row many times.
         least = torch.from_numpy(np.partition(sizes.numpy(), drop, axis=1)[:, drop : drop + 1].copy())
-        flat *= sizes >= least
+        flat.masked_fill_(sizes < least, 0.0)
     return changes
 
 
