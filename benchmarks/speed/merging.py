@@ -65,7 +65,8 @@ def ours(zoo: Path, how: str) -> tuple[Callable[[], object], Callable[[], object
         modules.extend(Zoo(zoo).find(method="lora"))
 
     def keep() -> None:
-        modules[:] = [Module.new(m.card, dict(m.tensors()), start=dict(m.start() or {})) for m in modules]
+        start = dict(modules[0].start() or {})
+        modules[:] = [Module.new(m.card, dict(m.tensors()), start=start) for m in modules]
 
     def run() -> Any:
         return merge(modules, {module.id: 1 / len(modules) for module in modules}, how, **options.get(how, {}))

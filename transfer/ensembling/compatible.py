@@ -24,22 +24,27 @@ class Starts:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Path, str], str] = {}
+        self._known: dict[tuple[Any, ...], str] = {}
+        self._held: list[Mapping[str, Any]] = []  # addresses of tensors tell them apart only while these live
 
     def of(self, module: Module) -> str | None:
         """The hash of what the module was trained from, the same in whatever zoo it lies; None if it is not known."""
         from zoo.tensors import digest
 
-        key = _stored_start(module)
+        key: tuple[Any, ...] | None = _stored_start(module)
         if key is not None and key in self._known:
             return self._known[key]
         start = module.start()
         if start is None:
             return None
-        found = digest(dict(start))
-        if key is not None:
-            self._known[key] = found
-        return found
+        if key is None and isinstance(start, dict):  # in memory: many modules may share the very same tensors
+            key = tuple((name, t.data_ptr(), tuple(t.shape), t.stride()) for name, t in start.items())
+            self._held.append(start)
+        if key is None:
+            return digest(dict(start))
+        if key not in self._known:
+            self._known[key] = digest(dict(start))
+        return self._known[key]
 
     def shared(self, modules: Iterable[Module]) -> bool:
         """True if all of them were trained from one known start, by one method."""
