@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from transfer.deltas.delta import Delta
-from transfer.ensembling.block_weights import Weights
+from transfer.ensembling.factoring import Factors
 from transfer.ensembling.products import ProductRule, Products
 from transfer.ensembling.rule import Kept
-from zoo import Module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +23,5 @@ class Concat(ProductRule):
     name: ClassVar[str] = "concat"
     keeps: ClassVar[frozenset[Kept]] = frozenset({"identity", "scale", "sign", "permutation", "duplicates"})
 
-    def merge(self, modules: Sequence[Module], weights: Weights) -> Delta:
-        products = Products(modules, weights)
-        return products.delta({place: products.stacked(place) for place in products.places})
+    def factors(self, products: Products, place: str) -> Factors | None:
+        return products.stacked(place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,14 +10,11 @@ import numpy as np
 import scipy.linalg  # type: ignore[import-untyped]
 import torch
 
-from transfer.deltas.delta import Delta
-from transfer.ensembling.block_weights import Weights
 from transfer.ensembling.election import Election, check_density, trim
 from transfer.ensembling.factoring import Cut, Factors, from_factors
 from transfer.ensembling.products import ProductRule, Products
 from transfer.ensembling.rule import Kept
 from transfer.ensembling.svd import cut_at
-from zoo import Module
 
 SHARED = 1e-6  # directions of less than this share of the largest singular value are rounding
 
@@ -54,11 +51,7 @@ class Knots(ProductRule):
         check_density(self.density)
         Cut(self.rank, self.energy)
 
-    def merge(self, modules: Sequence[Module], weights: Weights) -> Delta:
-        products = Products(modules, weights)
-        return products.delta({place: self._at(products, place) for place in products.places})
-
-    def _at(self, products: Products, place: str) -> Factors | None:
+    def factors(self, products: Products, place: str) -> Factors | None:
         ranks = products.ranks(place)
         if not ranks:
             return None

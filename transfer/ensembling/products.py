@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from transfer.deltas.delta import Delta
 from transfer.deltas.lora import LoRA
 from transfer.ensembling.block_weights import Weights
 from transfer.ensembling.compatible import acting_settings, differ
+from transfer.ensembling.factoring import Factors
 from transfer.ensembling.rule import MergeRule
 from transfer.ensembling.streaming import MOST_OPEN
 from transfer.errors import DeltaError
@@ -85,7 +87,7 @@ class Products:
                 raise differ(first, module, f"the size of {place}", f"{size}", f"{(b.shape[0], a.shape[1])}")
             yield Factor(module.id, weight, a, b * self.methods[module.id].scale(place))
 
-    def stacked(self, place: str) -> tuple[Tensor, Tensor] | None:
+    def stacked(self, place: str) -> Factors | None:
         """A (ranks, in) and weight * scale * B (out, ranks) of all modules at a place; None where none weighs."""
         found = list(self.at(place))
         if not found:
@@ -121,7 +123,7 @@ class Products:
             self._open.popitem(last=False)
         return found
 
-    def delta(self, factors: Mapping[str, tuple[Tensor, Tensor] | None]) -> Delta:
+    def delta(self, factors: Mapping[str, Factors | None]) -> Delta:
         """A LoRA whose change at each place is the product of its factors.
 
         The scale alpha / rank is the one that most modules have, so that training goes on at the pace they had.
@@ -152,7 +154,7 @@ class Products:
         )
         return Delta(method, tensors, method.settings())
 
-    def _nothing(self, place: str) -> tuple[Tensor, Tensor]:
+    def _nothing(self, place: str) -> Factors:
         n_out, n_in = self.size(place)
         return torch.full((1, n_in), n_in**-0.5), torch.zeros(n_out, 1)
 
@@ -165,3 +167,11 @@ class ProductRule(MergeRule):
     mixes: ClassVar[bool] = True
     in_products: ClassVar[bool] = True
     leaves_start: ClassVar[bool] = False
+
+    def merge(self, modules: Sequence[Module], weights: Weights) -> Delta:
+        products = Products(modules, weights)
+        return products.delta({place: self.factors(products, place) for place in products.places})
+
+    @abstractmethod
+    def factors(self, products: Products, place: str) -> Factors | None:
+        """A (rank, in) and B (out, rank) of the merged change at a place; None where no module weighs anything."""

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from transfer.deltas.delta import Delta
-from transfer.ensembling.block_weights import Weights
 from transfer.ensembling.factoring import Cut, Factors, from_matrix
 from transfer.ensembling.products import ProductRule, Products
 from transfer.ensembling.rule import Kept
 from transfer.ensembling.svd import cut_at
 from transfer.errors import ConfigError, DeltaError
-from zoo import Module
 
 RIDGE = 1e-6  # of the mean diagonal, added to it: inputs that never occur are left as they are
 
@@ -57,11 +54,7 @@ class RegMean(ProductRule):
         if not 0 <= self.shrink <= 1:
             raise ConfigError(f"shrink must be in [0, 1], got {self.shrink}")
 
-    def merge(self, modules: Sequence[Module], weights: Weights) -> Delta:
-        products = Products(modules, weights)
-        return products.delta({place: self._at(products, place) for place in products.places})
-
-    def _at(self, products: Products, place: str) -> Factors | None:
+    def factors(self, products: Products, place: str) -> Factors | None:
         if not products.ranks(place):
             return None
         n_out, n_in = products.size(place)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from transfer.deltas.delta import Delta
-from transfer.ensembling.block_weights import Weights
 from transfer.ensembling.factoring import Cut, Factors, from_factors, from_matrix
 from transfer.ensembling.products import Factor, ProductRule, Products
 from transfer.ensembling.rule import Kept
-from zoo import Module
 
 SUMMED = 64  # ranks that are multiplied at once
 
@@ -43,11 +39,7 @@ class Svd(ProductRule):
     def __post_init__(self) -> None:
         Cut(self.rank, self.energy)
 
-    def merge(self, modules: Sequence[Module], weights: Weights) -> Delta:
-        products = Products(modules, weights)
-        return products.delta({place: self._at(products, place) for place in products.places})
-
-    def _at(self, products: Products, place: str) -> Factors | None:
+    def factors(self, products: Products, place: str) -> Factors | None:
         ranks = products.ranks(place)
         if not ranks:
             return None
