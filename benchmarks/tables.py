@@ -20,7 +20,7 @@ from benchmarks.estimators import run as estimators
 from benchmarks.rows import Rows
 from benchmarks.sparsity import run as sparsity
 from benchmarks.sparsity import table as sparsity_table
-from benchmarks.speed import deltas_table, serving
+from benchmarks.speed import deltas_table, merging, serving
 from benchmarks.speed import init as speed
 from benchmarks.strategies import run as strategies
 from benchmarks.strategies.table import table as strategies_table
@@ -89,6 +89,23 @@ def of_switching() -> str:
     return markdown(["method", "modules", "way", "ms, first ten", "ms, last ten"], table)
 
 
+def of_merging() -> str:
+    """Merging LoRA modules, beside PEFT."""
+    rows = Rows(merging.HERE / "merging.jsonl", merging.KEY).rows
+    found = {(row["how"], row["modules"], row["library"]): row for row in rows}
+    table = []
+    for how, n in dict.fromkeys((row["how"], row["modules"]) for row in rows):
+        pair = [found.get((how, n, library)) for library in ("transfer", "peft")]
+        figures = [
+            "-" if row is None else f"{row[name]:.{digits}f}"
+            for name, digits in (("seconds", 3), ("from_disk", 2), ("peak_mib", 0))
+            for row in pair
+        ]
+        table.append([how, n, *figures])
+    head = [f"{what}, {library}" for what in ("seconds", "from disk", "MiB") for library in ("transfer", "PEFT")]
+    return markdown(["rule", "modules", *head], table)
+
+
 def of_starter() -> str:
     """Every module that was trained for the starter zoo, kept or not."""
     path = ROOT / "zoo" / "starter" / "build.json"
@@ -131,6 +148,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "attaching": of_attaching,
     "serving": of_serving,
     "switching": of_switching,
+    "merging": of_merging,
     "starter": of_starter,
     "estimators": of_estimators,
     "sparsity": of_sparsity,

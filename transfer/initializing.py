@@ -15,19 +15,23 @@ from transfer.deltas import METHODS
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.ensembling import MERGES
-from transfer.ensembling.compatible import IDLE, Starts, acting_settings, largest_group
+from transfer.ensembling.choosing import AUTO, choose_rule
+from transfer.ensembling.compatible import IDLE, Starts, acting_settings, largest_group, same_backbone
 from transfer.ensembling.fitted import Fit, FitSettings, Pool, check_fit, check_sources, fit_weights, fitted
 from transfer.ensembling.guarding import guard as judge
 from transfer.ensembling.merging import merge as merge_modules
+from transfer.ensembling.merging import nonzero
+from transfer.ensembling.rule import MergeRule
 from transfer.ensembling.verdict import Verdict
-from transfer.ensembling.weighting import check_settings, weigh
+from transfer.ensembling.weighting import check_settings, mean_weights, weigh
 from transfer.errors import ConfigError, SourceError
 from transfer.finetuning import versions
 from transfer.initialization import SCHEMA, Initialization, base_model_prefix
 from transfer.relatives import Relatives, find_relatives
 from transfer.similarity import ESTIMATORS
+from transfer.similarity.activations import source_grams
 from transfer.similarity.scores import Scores
-from transfer.similarity.scoring import score
+from transfer.similarity.scoring import check_per_block, score
 from transfer.similarity.sources import find_sources, unmatched
 from transfer.similarity.target import Target
 from transfer.tasks import Task, load_task
@@ -50,9 +54,10 @@ class InitConfig:
     temperature: float = 0.5  # over standardised scores; near 0 keeps only the closest source
     top_k: int | None = None  # source modules kept; None keeps all
     how: str = "softmax"  # to weights, by name in WEIGHTINGS; from scores, or learned on the target's examples
-    per_block: bool = False  # a learned weight for each module and block
+    per_block: bool = False  # a weight per module and block: learned, or from an estimator that scores blocks
     budget: float | None = None  # seconds for a weighting that looks at examples
-    merge: str = "linear"
+    merge: str = AUTO  # a rule; auto is linear for modules with a shared start, else svd for LoRA
+    merge_options: Mapping[str, Any] = field(default_factory=dict)  # of the rule: rank, energy, density
     exclude: tuple[str, ...] | None = None  # task names and ids left out; None leaves out the target's own task
     examples: int | None = 64  # labelled target examples in all, for a target given by name; None takes all
     guard: bool = True
@@ -66,7 +71,10 @@ class InitConfig:
         if isinstance(self.method, str):
             METHODS.resolve(self.method)
         ESTIMATORS.resolve(self.estimator)
-        MERGES.resolve(self.merge)
+        if self.merge != AUTO:
+            MERGES.get(self.merge).with_options(self.merge_options)
+        if self.per_block and fitted(self.how) is None:
+            check_per_block(self.estimator)
         check_settings(self.how, self.temperature, self.top_k)
         check_fit(self.how, self.merge, self.per_block, self.budget)
         for name in ("examples", "guard_steps", "batch_size"):
@@ -92,7 +100,8 @@ def initialize(
     how: str = "softmax",
     per_block: bool = False,
     budget: float | None = None,
-    merge: str = "linear",
+    merge: str = AUTO,
+    merge_options: Mapping[str, Any] | None = None,
     exclude: str | Iterable[str] | None = None,
     examples: int | None = 64,
     guard: bool = True,
@@ -115,9 +124,11 @@ def initialize(
         top_k: Source modules kept; None keeps all.
         how: "softmax", "uniform" or "best" by the scores alone; "learned", "search", "greedy" or "cluster" on the
             target's examples, beginning with the scores.
-        per_block: With "learned", a weight for each module and block.
+        per_block: Score, weigh and merge every block of the backbone by itself; with "learned", learn a weight for
+            each module and block.
         budget: Seconds for a weighting on examples; it takes the best so far when they are over, and says so.
-        merge: Rule by which modules are merged.
+        merge: Rule by which modules are merged; "auto" is `linear` where they share a start, else `svd` for LoRA.
+        merge_options: Of the rule, such as {"rank": 16} or {"density": 0.2}.
         exclude: Task names and module ids that are left out; None leaves out the target's own task. A name that the
             zoo does not have is said.
         examples: Labelled examples in all, for a target given by name; None takes all there are.
@@ -145,6 +156,7 @@ def initialize(
         per_block=per_block,
         budget=budget,
         merge=merge,
+        merge_options=merge_options or {},
         exclude=None if exclude is None else (exclude,) if isinstance(exclude, str) else tuple(exclude),
         examples=examples,
         guard=guard,
@@ -210,17 +222,30 @@ class _Job:
             self._note(relatives.note)
         clock.lap("relatives")
         # The modules were chosen above, so nothing is left to be excluded.
-        scores = score(target, modules, self.backbone, config.method_name, config.estimator, force=config.force)
+        scores = score(
+            target,
+            modules,
+            self.backbone,
+            config.method_name,
+            config.estimator,
+            force=config.force,
+            per_block=config.per_block and fitted(config.how) is None,
+        )
         clock.lap("score")
         fit = self._fit(target, modules, scores)
-        weights = weigh(scores, config.how, config.temperature, config.top_k) if fit is None else fit.weights
+        by_score = (
+            weigh(scores, config.how, config.temperature, config.top_k, config.per_block) if fit is None else None
+        )
+        table: Mapping[str, Any] = fit.weights if fit is not None else by_score or {}
+        weights = mean_weights(table)
         clock.lap("weigh")
         merged = [module for module in modules if _largest(weights, fit, module) > NO_WEIGHT]
         licences = tuple(sorted({module.card.license for module in merged}))
+        rule, options = self._rule(modules, table, fit)
         if fit is not None and fit.table is not None:
             delta = Delta(target.method, fit.tensors, target.method.settings(self.backbone.model))
         else:
-            delta = merge_modules(modules, weights, config.merge, self._note)
+            delta = merge_modules(modules, table, rule.name, self._note, **options)
         clock.lap("merge")
         verdict = self._judged(target, delta, licences) if config.guard else None
         hurts = verdict is not None and verdict.outcome == "hurts"
@@ -229,8 +254,12 @@ class _Job:
         clock.lap("guard")
         recipe = self._recipe(target, delta, modules, merged, scores, weights, relatives, verdict)
         recipe["licences"] = [] if hurts else list(licences)
+        recipe["merge"], recipe["merge_options"] = rule.name, rule.options
         recipe["weighting"] = None if fit is None else fit.about
-        recipe["block_weights"] = None if fit is None else fit.table
+        by_block = {i: list(row) for i, row in table.items()} if config.per_block and fit is None else None
+        recipe["block_weights"] = by_block if fit is None else fit.table
+        if not (hurts or rule.leaves_start):  # nothing stands behind it that a module tuned from it could share
+            recipe["start"] = recipe["start_sha256"] = None
         return Initialization(delta, recipe, verdict)
 
     def _sources(self) -> list[Module]:
@@ -241,15 +270,17 @@ class _Job:
         modules = find_sources(self.zoo, self.backbone, config.method, self.exclude, config.force, self._note)
         if isinstance(config.method, DeltaMethod):
             modules = _with_settings(modules, config.method)
-        if MERGES.get(config.merge).mixes:
-            return modules
-        kept, rest = largest_group(modules, self.backbone.fingerprint)
+        mixes = config.method_name == "lora" if config.merge == AUTO else MERGES.get(config.merge).mixes
+        mixes = mixes and fitted(config.how) is None  # those find weights of the linear merge
+        alone = ESTIMATORS.get(config.estimator).same_shapes
+        kept, rest = (same_backbone if mixes and not alone else largest_group)(modules, self.backbone.fingerprint)
         if rest:
             names = ", ".join(module.id for module in rest[:3]) + (", ..." if len(rest) > 3 else "")
             differ = "other settings or another backbone" if config.force else "other settings"
             self._note(
-                f"{len(rest)} of {len(modules)} modules are left out, since {config.merge!r} cannot merge them with "
-                f"the rest ({differ}): {names}"
+                f"{len(rest)} of {len(modules)} modules are left out, since "
+                f"{config.estimator if mixes and alone else self._said_rule()} cannot "
+                f"{'compare' if mixes and alone else 'merge'} them with the rest ({differ}): {names}"
             )
         return kept
 
@@ -269,6 +300,24 @@ class _Job:
             self._note(f"{config.how}: there are no dev examples, so it went by the training examples alone")
         return found
 
+    def _said_rule(self) -> str:
+        return repr("linear" if self.config.merge == AUTO else self.config.merge)
+
+    def _rule(
+        self, modules: Sequence[Module], weights: Mapping[str, Any], fit: Fit | None
+    ) -> tuple[MergeRule, dict[str, Any]]:
+        """The rule for what is merged, said where it was chosen for the user, and what it is called with."""
+        config = self.config
+        wanted = set(nonzero(weights))
+        merged = sorted((module for module in modules if module.id in wanted), key=lambda module: module.id)
+        rule, why = choose_rule(config.merge if fit is None else "linear", merged, config.merge_options)
+        if why is not None:
+            self._note(why)
+        options = dict(config.merge_options)
+        if rule.name == "regmean" and options.get("grams") is None:
+            options["grams"] = source_grams(self.backbone, merged, self._note)
+        return rule, options
+
     def _judged(self, target: Target, delta: Delta, licences: Sequence[str]) -> Verdict:
         config = self.config
         dev = self.backbone.encode(self.task.dev, self.task.fields) if len(self.task.dev) else []
@@ -279,6 +328,7 @@ class _Job:
             dev,
             start=delta.tensors,
             scratch=target.start,
+            start_method=delta.method,
             scratch_tune=target.scratch_tune(config.guard_steps, config.batch_size) if dev else None,
             steps=config.guard_steps,
             batch_size=config.batch_size,
@@ -327,8 +377,8 @@ class _Job:
             "temperature": config.temperature,
             "top_k": config.top_k,
             "how": config.how,
-            "merge": config.merge,
             "exclude": list(self.exclude),
+            "per_block": config.per_block,
             "start": start,
             "start_sha256": start_digest,
             "seeds": {"run": config.seed, "examples": task.seed},

@@ -119,8 +119,8 @@ def test_what_hurts_is_replaced_by_scratch_and_says_so(small_zoo, monkeypatch):
 def test_an_initialization_from_which_tuning_diverges_is_replaced_by_scratch(small_zoo, monkeypatch):
     backbone, zoo = small_zoo()
 
-    def wild(modules, *args):
-        delta = merge(modules, *args)
+    def wild(modules, *args, **options):
+        delta = merge(modules, *args, **options)
         return dataclasses.replace(delta, tensors={n: torch.full_like(t, 1e30) for n, t in delta.tensors.items()})
 
     monkeypatch.setattr("transfer.initializing.merge_modules", wild)
@@ -190,7 +190,8 @@ def test_modules_of_different_starts_are_averaged_and_that_is_said(small_zoo):
     method, lines = LoRA(), []
     card = next(iter(zoo)).card.changed(task="elsewhere", start=None)
     other = Module.new(card, method.draw(backbone.model, 5), start=method.draw(backbone.model, 6))
-    found = initialize(toy_target(), [*zoo, other], backbone, guard=False, how="uniform", say=lines.append)
+    quick = {"guard": False, "how": "uniform", "say": lines.append}
+    found = initialize(toy_target(), [*zoo, other], backbone, merge="linear", **quick)
     assert found.recipe["weights"][other.id] == 0.25
     assert "2 different starts" in lines[-1]
     assert found.recipe["notes"] == lines
@@ -244,7 +245,7 @@ def test_modules_that_cannot_be_merged_with_the_rest_are_left_out_and_named(smal
     card = next(iter(zoo)).card.changed(task="odd", settings=method.settings(backbone.model), start=None)
     odd = Module.new(card, method.draw(backbone.model, 1))
     lines = []
-    recipe = initialize(toy_target(), [*zoo, odd], backbone, guard=False, say=lines.append).recipe
+    recipe = initialize(toy_target(), [*zoo, odd], backbone, guard=False, merge="linear", say=lines.append).recipe
     assert odd.id not in recipe["weights"]
     assert len(recipe["weights"]) == 3
     assert lines[0].startswith("1 of 4 modules are left out")
@@ -277,6 +278,8 @@ def test_modules_of_strangers_without_start_or_signature(small_zoo, tmp_path):
     found = initialize(toy_target(), zoo, backbone, **QUICK)
     assert found.recipe["start"] is None
     assert len(found.recipe["weights"]) == 3
+    assert found.recipe["merge"] == "svd"
+    assert any("svd" in note and "the start of 3 of 3 modules is not known" in note for note in found.recipe["notes"])
 
 
 @pytest.mark.parametrize(

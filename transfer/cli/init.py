@@ -38,16 +38,31 @@ def init(
             help="From scores: softmax, uniform, best; on the examples: learned, search, greedy, cluster.",
         ),
     ] = "softmax",
-    per_block: Annotated[
-        bool, typer.Option("--per-block", help="With learned: a weight for each module and block.")
-    ] = False,
     budget: Annotated[
         float | None,
         typer.Option("--budget", help="Seconds for a weighting on examples; then the best so far is taken."),
     ] = None,
     temperature: Annotated[float, typer.Option("--temperature", help="Of the softmax over standardised scores.")] = 0.5,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Sources kept; else all.")] = None,
-    merge: Annotated[str, typer.Option("--merge", help="How modules are merged.")] = "linear",
+    merge: Annotated[
+        str,
+        typer.Option(
+            "--merge",
+            help="auto, linear, published, task-arithmetic, ties, dare, dare-ties, concat, svd, knots, regmean, "
+            "aligned.",
+        ),
+    ] = "auto",
+    rank: Annotated[int | None, typer.Option("--rank", help="Of the result of svd, knots, regmean.")] = None,
+    energy: Annotated[
+        float | None, typer.Option("--energy", help="Share of squared singular values that svd, knots, regmean keep.")
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option("--density", help="Share of each change that ties, dare, dare-ties, knots keep.")
+    ] = None,
+    scale: Annotated[float | None, typer.Option("--scale", help="Of the whole change, for task-arithmetic.")] = None,
+    per_block: Annotated[
+        bool, typer.Option("--per-block", help="Score (or learn), weigh and merge each block by itself.")
+    ] = False,
     exclude: Annotated[
         str | None,
         typer.Option("--exclude", help="Tasks or ids left out: a,b; else the target's own task."),
@@ -99,9 +114,10 @@ def init(
             temperature=temperature,
             top_k=top_k,
             how=how,
-            per_block=per_block,
             budget=budget,
             merge=merge,
+            merge_options={"rank": rank, "energy": energy, "density": density, "scale": scale},
+            per_block=per_block,
             exclude=options.split_names(exclude),
             guard=guard,
             guard_steps=guard_steps,

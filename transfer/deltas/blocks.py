@@ -64,3 +64,28 @@ def n_blocks(names: Iterable[str]) -> int:
     if not names:
         raise DeltaError("no tensor names given, so there are no blocks to count")
     return max((-1 if block is None else block for block in block_indices(names).values()), default=-1) + 1
+
+
+class BlockColumns:
+    """The column of a (modules, blocks) table that a place or a tensor belongs to.
+
+    Args:
+        names: Places or tensor names that say which stacks there are and how many blocks each has.
+
+    >>> columns = BlockColumns(["encoder.block.1.q", "decoder.block.0.q"])
+    >>> columns["decoder.block.0.q.lora_A"], columns["shared"], columns.outside
+    (2, 3, 3)
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._starts: dict[str, int] = {}
+        self.outside = 0  # the number of blocks: the column of what lies in none of them
+        for name, block in block_indices(names).items():
+            place = stack_and_index(name)
+            if place is not None and block is not None:
+                self._starts[place[0]] = block - place[1]
+                self.outside = max(self.outside, block + 1)
+
+    def __getitem__(self, name: str) -> int:
+        place = stack_and_index(name)
+        return self.outside if place is None or place[0] not in self._starts else self._starts[place[0]] + place[1]

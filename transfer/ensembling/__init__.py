@@ -16,7 +16,22 @@ WEIGHTINGS = Registry(
     },
 )
 
-MERGES = Registry("merge", {"linear": "transfer.ensembling.linear:Linear"})
+MERGES = Registry(
+    "merge",
+    {
+        "linear": "transfer.ensembling.linear:Linear",
+        "published": "transfer.ensembling.published:Published",
+        "task-arithmetic": "transfer.ensembling.task_arithmetic:TaskArithmetic",
+        "ties": "transfer.ensembling.ties:Ties",
+        "dare": "transfer.ensembling.dare:Dare",
+        "dare-ties": "transfer.ensembling.dare:DareTies",
+        "concat": "transfer.ensembling.concat:Concat",
+        "svd": "transfer.ensembling.svd:Svd",
+        "knots": "transfer.ensembling.knots:Knots",
+        "regmean": "transfer.ensembling.regmean:RegMean",
+        "aligned": "transfer.ensembling.aligned:Aligned",
+    },
+)
 
 __all__ = [
     "MERGES",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,39 @@ IDLE = frozenset({"dropout", "reparameterisation", "where", "exclude", "places"}
 
 
 class Starts:
-    """Tells the starts of modules apart by their tensors; each stored start is read once."""
+    """Tells the starts of modules apart by their tensors; each stored start is read once.
+
+    Two modules share a start if their methods agree and the tensors that they were trained from, names (and so
+    places) included.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Path, str], str] = {}
+        self._known: dict[tuple[Any, ...], str] = {}
+        self._held: list[Mapping[str, Any]] = []  # addresses of tensors tell them apart only while these live
 
     def of(self, module: Module) -> str | None:
         """The hash of what the module was trained from, the same in whatever zoo it lies; None if it is not known."""
         from zoo.tensors import digest
 
-        key = _stored_start(module)
+        key: tuple[Any, ...] | None = _stored_start(module)
         if key is not None and key in self._known:
             return self._known[key]
         start = module.start()
         if start is None:
             return None
-        found = digest(dict(start))
-        if key is not None:
-            self._known[key] = found
-        return found
+        if key is None and isinstance(start, dict):  # in memory: many modules may share the very same tensors
+            key = tuple((name, t.data_ptr(), tuple(t.shape), t.stride()) for name, t in start.items())
+            self._held.append(start)
+        if key is None:
+            return digest(dict(start))
+        if key not in self._known:
+            self._known[key] = digest(dict(start))
+        return self._known[key]
+
+    def shared(self, modules: Iterable[Module]) -> bool:
+        """True if all of them were trained from one known start, by one method."""
+        found = {(module.card.method, self.of(module)) for module in modules}
+        return len(found) == 1 and next(iter(found))[1] is not None
 
 
 def _stored_start(module: Module) -> tuple[Path, str] | None:
@@ -69,13 +83,13 @@ def check_alike(modules: Sequence[Module]) -> None:
     ours = acting_settings(first)
     for other in modules[1:]:
         if other.card.method != first.card.method:
-            raise _differ(first, other, "method", first.card.method, other.card.method)
+            raise differ(first, other, "method", first.card.method, other.card.method)
         if other.card.fingerprint != first.card.fingerprint:
-            raise _differ(first, other, "backbone", _backbone(first), _backbone(other))
+            raise differ(first, other, "backbone", _backbone(first), _backbone(other))
         theirs = acting_settings(other)
         for name in sorted(ours.keys() | theirs.keys()):
             if ours.get(name) != theirs.get(name):
-                raise _differ(first, other, name, *_shown(name, ours, theirs))
+                raise differ(first, other, name, *_shown(name, ours, theirs))
 
 
 def _backbone(module: Module) -> str:
@@ -94,12 +108,65 @@ def _example(names: Sequence[str]) -> str:
     return f", {names[0]} for example" if names else ""
 
 
-def _differ(first: Module, other: Module, name: str, ours: str, theirs: str) -> DeltaError:
+def differ(first: Module, other: Module, name: str, ours: str, theirs: str) -> DeltaError:
+    """Two modules that one merge cannot take, and in what they differ."""
     return DeltaError(
-        f"{first.id!r} and {other.id!r} cannot be merged tensor by tensor: they differ in {name}",
+        f"{first.id!r} and {other.id!r} cannot be merged: they differ in {name}",
         found=f"{ours} and {theirs}",
         hint=f"leave one kind out: --exclude {other.id}",
     )
+
+
+def check_one_start(modules: Sequence[Module], why: str, hint: str) -> None:
+    """Refuse modules that were not all trained from one known start.
+
+    Args:
+        modules: Sorted by id.
+        why: Why it has to be so, for the message: "'ties' compares changes from the shared start".
+        hint: What to do instead.
+    Raises:
+        DeltaError: names one that has another start than the first, or an unknown one.
+    """
+    starts = Starts()
+    first = starts.of(modules[0])
+    for module in modules:
+        start = starts.of(module)
+        if start is None:
+            said = f"the start of {module.id!r} is not known"
+        elif start != first:
+            said = f"{modules[0].id!r} and {module.id!r} were trained from different starts"
+        else:
+            continue
+        raise DeltaError(
+            f"{said}, {why}",
+            found=f"starts {(first or 'unknown')[:8]} and {(start or 'unknown')[:8]}",
+            hint=f"{hint}; or leave it out: --exclude {module.id}",
+        )
+
+
+def remark_on_starts(modules: Sequence[Module]) -> list[str]:
+    """A line for the user where modules that are averaged tensor by tensor do not share a start; else none."""
+    if len(modules) < 2:
+        return []
+    starts = Starts()
+    by_start: dict[str | None, list[Module]] = {}
+    for module in modules:
+        by_start.setdefault(starts.of(module), []).append(module)
+    unknown = by_start.pop(None, [])
+    instead = "; how='svd' sums their products instead" if modules[0].card.method == "lora" else ""
+    if len(by_start) > 1:
+        fewest = min(by_start.values(), key=len)
+        return [
+            f"the merged modules were trained from {len(by_start)} different starts: averaged tensor by tensor they "
+            f"may do badly ({fewest[0].id} has another start than most), which the guard's verdict would show{instead}"
+        ]
+    if unknown:
+        return [
+            f"the start of {len(unknown)} of the {len(modules)} merged modules is not known: averaged tensor by tensor "
+            f"they may do badly ({unknown[0].id} for example), since units that mean the same may stand in another "
+            f"order; the guard's verdict would show it{instead}"
+        ]
+    return []
 
 
 def largest_group(modules: Iterable[Module], fingerprint: str | None = None) -> tuple[list[Module], list[Module]]:
@@ -111,10 +178,21 @@ def largest_group(modules: Iterable[Module], fingerprint: str | None = None) -> 
         modules: At least one.
         fingerprint: Of the backbone: groups trained on it go before larger ones of other backbones.
     """
+    return _largest(modules, lambda m: json.dumps(acting_settings(m), sort_keys=True), fingerprint)
+
+
+def same_backbone(modules: Iterable[Module], fingerprint: str | None = None) -> tuple[list[Module], list[Module]]:
+    """The most modules of one method and backbone, whatever their settings, and the rest; arguments as above."""
+    return _largest(modules, lambda module: "", fingerprint)
+
+
+def _largest(
+    modules: Iterable[Module], kind: Callable[[Module], str], fingerprint: str | None
+) -> tuple[list[Module], list[Module]]:
     keys: dict[str, tuple[bool, str]] = {}
     everything = list(modules)
     for module in everything:
-        settings = json.dumps([module.card.method, module.card.fingerprint, acting_settings(module)], sort_keys=True)
+        settings = json.dumps([module.card.method, module.card.fingerprint, kind(module)])
         keys[module.id] = module.card.fingerprint == fingerprint, settings
     sizes = Counter(keys.values())
     chosen = min(sizes, key=lambda key: (not key[0], -sizes[key], key[1]))

@@ -203,11 +203,11 @@ def check_fit(how: str, merge: str, per_block: bool, budget: float | None) -> No
     """Refuse settings that a weighting does not take, before any work: ConfigError or UnknownNameError."""
     kind = fitted(how)
     takes = sorted(name for name in WEIGHTINGS.names() if (other := fitted(name)) is not None and other.blocks)
-    if per_block and not (kind is not None and kind.blocks):
+    if per_block and kind is not None and not kind.blocks:
         raise ConfigError(f"{how!r} has one weight for each module", found="per_block", hint=f"how={takes[0]!r}")
     if kind is None and budget is not None:
         raise ConfigError(f"{how!r} is computed at once and takes no budget", hint="leave the budget out")
-    if kind is not None and merge != "linear":
+    if kind is not None and merge not in ("linear", "auto"):
         raise ConfigError(
             f"{how!r} finds weights of the linear merge", found=f"merge {merge!r}", hint="leave the merge out"
         )

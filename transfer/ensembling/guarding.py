@@ -31,6 +31,7 @@ def guard(
     start: Mapping[str, Tensor],
     scratch: Mapping[str, Tensor],
     scratch_tune: Tuned | None = None,
+    start_method: DeltaMethod | None = None,
     steps: int = STEPS,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
@@ -51,6 +52,7 @@ def guard(
         start: The initialization, by canonical name.
         scratch: The shared start.
         scratch_tune: The tune from `scratch`, if it was made already: then its settings are used for both.
+        start_method: Of the initialization, where it has other settings than scratch (a merge of another rank).
         steps, batch_size, seed: Of both tunes.
         licences: Of the merged sources; the verdict names them.
         curve_every: Measure dev along both tunes, every so many steps, for `Verdict.curves`; None measures the ends.
@@ -67,18 +69,19 @@ def guard(
         return Verdict(outcome="unclear", steps=settings.steps, n_dev=0, licences=tuple(licences))
     along = None if curve_every is None else dev
 
-    def tuned_from(tensors: Mapping[str, Tensor], what: str) -> Tuned:
+    def tuned_from(tensors: Mapping[str, Tensor], what: str, own: DeltaMethod) -> Tuned:
         description = f"tuning from {what}"
         return tune(
-            backbone, method, train, tensors=tensors, settings=settings, dev=along, keep="last", description=description
+            backbone, own, train, tensors=tensors, settings=settings, dev=along, keep="last", description=description
         )
 
     if scratch_tune is None or (along is not None and not scratch_tune.history):
-        scratch_tune = tuned_from(scratch, "scratch")
+        scratch_tune = tuned_from(scratch, "scratch", method)
     theirs = _measured(backbone, method, scratch_tune, dev)
     try:
-        tuned = tuned_from(start, "the initialization")
-        ours = _measured(backbone, method, tuned, dev)
+        own = start_method or method
+        tuned = tuned_from(start, "the initialization", own)
+        ours = _measured(backbone, own, tuned, dev)
     except DivergedError:
         return Verdict(
             outcome="hurts",

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from transfer.deltas.delta import Delta
-from transfer.ensembling.compatible import Starts, check_alike
+from transfer.ensembling.block_weights import SUM_TOLERANCE, Weights
+from transfer.ensembling.compatible import check_alike, check_one_start, remark_on_starts
 from transfer.ensembling.rule import Kept, MergeRule
-from transfer.errors import DeltaError
+from transfer.ensembling.streaming import check_names, delta_like, other_shape
 from zoo import Module
 
-SUM_TOLERANCE = 1e-9  # weights that sum to 1 within it need no start
 
-
+@dataclass(frozen=True, kw_only=True)
 class Linear(MergeRule):
     """theta_0 + sum_j w_j (theta_j - theta_0) for modules with the shared start theta_0, any finite weights.
 
@@ -26,7 +26,7 @@ class Linear(MergeRule):
     to 1: then theta_0 has no part in it, but nothing says that the modules can be averaged well; `remarks` says so.
     LoRA's A and B are averaged apart, which keeps the rank; it is not the average of the products B A.
 
-    Memory: two modules, whatever the number of modules.
+    Memory: the result and one tensor, whatever the number of modules.
 
     Source:
         Lv et al. 2023, aclanthology.org/2023.acl-short.24 (weights that sum to 1); Ilharco et al. 2023,
@@ -36,69 +36,51 @@ class Linear(MergeRule):
     name: ClassVar[str] = "linear"
     keeps: ClassVar[frozenset[Kept]] = frozenset({"identity", "scale", "sign", "permutation", "duplicates"})
 
-    def merge(self, modules: Sequence[Module], weights: Mapping[str, float]) -> Delta:
+    def merge(self, modules: Sequence[Module], weights: Weights) -> Delta:
         check_alike(modules)
-        self._check_starts(modules, weights)
-        left = 1 - math.fsum(weights[module.id] for module in modules)
-        total: dict[str, Tensor] = {}
-        for module in modules:
-            _add(total, module.tensors(), weights[module.id], module, modules[0])
-        if abs(left) > SUM_TOLERANCE:
+        ids = [module.id for module in modules]
+        if not weights.average_only(ids):
+            values = [float(value) for module_id in ids for value in weights.row(module_id)]
+            sums = weights.sums(ids)
+            check_one_start(
+                modules,
+                "so weights must be at least 0 and sum to 1 "
+                f"(they sum to {max(sums, key=lambda s: abs(s - 1)):.6g}, the smallest is {min(values):.6g})",
+                "weights of weigh(scores) do",
+            )
+        total = weighted_sum(modules, weights)
+        left = [1 - value for value in weights.sums(ids)]
+        if any(abs(share) > SUM_TOLERANCE for share in left):
             start = modules[0].start()
             assert start is not None
-            _add(total, start, left, modules[0], modules[0])
-        first = Delta.from_module(modules[0])
-        return Delta(first.method, {name: total[name] for name in first.tensors}, first.settings)
+            for name, tensor in start.items():
+                total[name].add_(tensor, alpha=left[weights.column(name)])
+        return delta_like(modules[0], total)
 
     def remarks(self, modules: Sequence[Module]) -> list[str]:
-        by_start: dict[str, list[Module]] = {}
-        starts = Starts()
-        for module in modules:
-            start = starts.of(module)
-            if start is not None:
-                by_start.setdefault(start, []).append(module)
-        if len(by_start) < 2:
-            return []
-        fewest = min(by_start.values(), key=len)
-        return [
-            f"the merged modules were trained from {len(by_start)} different starts: averaged tensor by tensor they "
-            f"may do badly ({fewest[0].id} has another start than most), which the guard's verdict would show"
-        ]
-
-    def _check_starts(self, modules: Sequence[Module], weights: Mapping[str, float]) -> None:
-        """Refuse weights that need the shared start where there is none."""
-        total = math.fsum(weights[module.id] for module in modules)
-        if all(weights[module.id] >= 0 for module in modules) and abs(total - 1) <= SUM_TOLERANCE:
-            return
-        starts = Starts()
-        first = starts.of(modules[0])
-        for module in modules:
-            start = starts.of(module)
-            if start is not None and start == first:
-                continue
-            if start is None:
-                why, start = f"the start of {module.id!r} is not known", "unknown"
-            else:
-                why = f"{modules[0].id!r} and {module.id!r} were trained from different starts"
-            raise DeltaError(
-                f"{why}, so weights must be at least 0 and sum to 1",
-                found=f"they sum to {total:.6g}, the smallest is {min(weights.values()):.6g}; "
-                f"starts {(first or 'unknown')[:8]} and {start[:8]}",
-                hint=f"weights of weigh(scores) do; or leave it out: --exclude {module.id}",
-            )
+        return remark_on_starts(modules)
 
 
-def _add(total: dict[str, Tensor], tensors: Mapping[str, Tensor], weight: float, module: Module, first: Module) -> None:
-    """total += weight * tensors, in fp32, in place; only one tensor of the module is in memory at a time."""
-    if total and total.keys() != set(tensors):
-        raise DeltaError(f"{first.id!r} and {module.id!r} have other tensors, though their settings agree")
+def weighted_sum(modules: Sequence[Module], weights: Weights) -> dict[str, Tensor]:
+    """sum_j w_j theta_j, tensor by tensor, in fp32; one tensor of one module is in memory at a time.
+
+    Raises:
+        DeltaError: tensors of two modules differ in name or shape.
+    """
+    total: dict[str, Tensor] = {}
+    for module in modules:
+        _add(total, module.tensors(), weights, module, modules[0])
+    return total
+
+
+def _add(
+    total: dict[str, Tensor], tensors: Mapping[str, Tensor], weights: Weights, module: Module, first: Module
+) -> None:
+    if total:
+        check_names(first, total, module, tensors)
     for name, tensor in tensors.items():
         if name not in total:
             total[name] = torch.zeros(tensor.shape, dtype=torch.float32)
         if total[name].shape != tensor.shape:
-            raise DeltaError(
-                f"{first.id!r} and {module.id!r} cannot be merged tensor by tensor: {name} differs in shape",
-                found=f"{tuple(total[name].shape)} and {tuple(tensor.shape)}",
-                hint=f"leave one kind out: --exclude {module.id}",
-            )
-        total[name].add_(tensor.detach().cpu().float(), alpha=weight)
+            raise other_shape(first, module, name, tuple(total[name].shape), tuple(tensor.shape))
+        total[name].add_(tensor.detach().cpu().float(), alpha=weights.at(module.id, name))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from transfer.ensembling import MERGES
-from transfer.ensembling.rule import MergeRule
-from transfer.errors import ConfigError, DeltaError
+import numpy as np
+
+from transfer.ensembling.block_weights import Weights, WeightTable
+from transfer.ensembling.choosing import AUTO, choose_rule
+from transfer.errors import DeltaError
+from transfer.similarity.sources import places_of
 from zoo import Module
 
 if TYPE_CHECKING:
@@ -21,43 +23,59 @@ logger = logging.getLogger(__name__)
 
 def merge(
     zoo: ReadableZoo | Iterable[Module],
-    weights: Mapping[str, float],
-    how: str = "linear",
+    weights: WeightTable,
+    how: str = AUTO,
     say: Callable[[str], None] | None = None,
+    **options: Any,
 ) -> Delta:
     """Merge stored modules into one delta, computed in fp32.
 
     Args:
         zoo: Where the modules are: a `Zoo`, or the modules themselves.
         weights: Module id -> weight, as `weigh` gives them; others may be any finite numbers where the rule takes
-            them. A module at weight 0 has no part in the merge and is not read.
-        how: Name of a rule in `MERGES`.
+            them. Or module id -> (blocks,) weights, one for each block of the backbone. A module at weight 0 has no
+            part in the merge and is not read.
+        how: Name of a rule in `MERGES`; "auto" is `linear` for modules with a shared start, else `svd` for LoRA.
         say: Called with each line on what may be wrong with the merge; None logs them as warnings.
+        options: Of the rule: `rank`, `energy`, `density`, `seed`, ...
     Raises:
         UnknownNameError: no such rule.
-        ConfigError: there are no weights, or one is not a finite number.
+        ConfigError: there are no weights, one is not a finite number, or the rule has no such option.
         UnknownModuleError, DeltaError: a module is not there.
         DeltaError: the modules cannot be merged in this way; names them.
     """
-    rule: MergeRule = MERGES.get(how)()
-    for module_id, weight in weights.items():
-        if not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise ConfigError(f"the weight of module {module_id!r} is {weight!r}, not a finite number")
-    if not weights:
-        raise ConfigError("there are no weights, so there is nothing to merge", hint="weigh(scores) makes some")
-    # Sorted: sums of floats must not depend on the order in which modules were found.
-    wanted = sorted(module_id for module_id, weight in weights.items() if weight)
-    modules = _find(zoo, wanted or [min(weights)])
-    others = [module for module in modules if rule.methods is not None and module.card.method not in rule.methods]
-    if others:
-        raise DeltaError(
-            f"{how!r} cannot merge {others[0].card.method} modules such as {others[0].id!r}",
-            found=f"it takes {', '.join(sorted(rule.methods or ()))}",
-            hint="how='linear' takes every method",
-        )
-    for line in rule.remarks(modules):
+    wanted = nonzero(weights)
+    modules = _find(zoo, wanted or [min(weights)] if weights else [])
+    table = Weights(weights, _all_places(zoo, weights, modules))
+    rule, why = choose_rule(how, modules, options)
+    for line in [*([why] if why else []), *rule.remarks(modules)]:
         (say or logger.warning)(line)
-    return rule.merge(modules, {module.id: float(weights[module.id]) for module in modules})
+    if not rule.signed:
+        _check_signs(rule.name, modules, table)
+    return rule.merge(modules, table)
+
+
+def nonzero(weights: WeightTable) -> list[str]:
+    """Ids of the modules that weigh something somewhere, sorted: sums must not depend on the order they are found."""
+    return sorted(module_id for module_id, weight in weights.items() if np.any(np.asarray(weight, dtype=object) != 0))
+
+
+def _all_places(zoo: ReadableZoo | Iterable[Module], weights: WeightTable, modules: list[Module]) -> list[str]:
+    """The places that say how many blocks a table has, of modules at weight 0 too; none where weights are numbers."""
+    if all(np.ndim(weight) == 0 for weight in weights.values()):
+        return []
+    there = {module.id: module for module in modules}
+    rest = sorted(module_id for module_id in weights if module_id not in there)
+    return places_of([*modules, *_find(zoo, rest)])
+
+
+def _check_signs(how: str, modules: list[Module], weights: Weights) -> None:
+    for module in modules:
+        if (weights.row(module.id) < 0).any():
+            raise DeltaError(
+                f"{how!r} takes weights of at least 0, and that of {module.id!r} is {weights.row(module.id).min():.6g}",
+                hint="how='svd' takes any for LoRA, how='task-arithmetic' for modules with a shared start",
+            )
 
 
 def _find(zoo: ReadableZoo | Iterable[Module], ids: list[str]) -> list[Module]:

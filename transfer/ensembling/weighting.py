@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -17,12 +17,33 @@ TEMPERATURE = 0.5  # over standardised scores, so that one default fits estimato
 FLAT = 1e-12  # scores that spread less than this share of their size do not tell modules apart
 
 
+@overload
 def weigh(
     scores: Scores | Mapping[str, float],
     how: str = "softmax",
     temperature: float = TEMPERATURE,
     top_k: int | None = None,
-) -> dict[str, float]:
+    per_block: Literal[False] = False,
+) -> dict[str, float]: ...
+
+
+@overload
+def weigh(
+    scores: Scores | Mapping[str, float],
+    how: str = "softmax",
+    temperature: float = TEMPERATURE,
+    top_k: int | None = None,
+    per_block: bool = False,
+) -> dict[str, Any]: ...
+
+
+def weigh(
+    scores: Scores | Mapping[str, float],
+    how: str = "softmax",
+    temperature: float = TEMPERATURE,
+    top_k: int | None = None,
+    per_block: bool = False,
+) -> dict[str, Any]:
     """Turn similarity scores into ensemble weights.
 
     Scores are standardised over all modules (mean 0, standard deviation 1 with ddof 0), then the `top_k` closest are
@@ -35,11 +56,12 @@ def weigh(
         temperature: Of the softmax, above 0, in standard deviations of the scores. Near 0 keeps the closest module
             alone, a large value approaches a plain average.
         top_k: Modules kept; None keeps all. Of equal scores, the module whose id comes first is closer.
+        per_block: Weigh every block by its own scores, each as above; `scores` must have been made so.
     Returns:
-        Module id -> weight, in the order of `scores`; those not kept have 0.
+        Module id -> weight, in the order of `scores`; those not kept have 0. Per block: module id -> list of weights.
     Raises:
-        ConfigError: there are no scores, one is not finite, a setting is outside its range, or `how` looks at
-            examples (`fit_weights` runs those).
+        ConfigError: there are no scores, one is not finite, a setting is outside its range, blocks have no scores, or
+            `how` looks at examples (`fit_weights` runs those).
         UnknownNameError: no such `how`.
     Source:
         Softmax over scores with a temperature: Lv et al. 2023, aclanthology.org/2023.acl-short.24. There it is in the
@@ -48,6 +70,8 @@ def weigh(
     >>> {name: round(weight, 3) for name, weight in weigh({"mnli": 0.8, "sst2": 0.2}).items()}
     {'mnli': 0.982, 'sst2': 0.018}
     """
+    if per_block:
+        return _weigh_blocks(scores, how, temperature, top_k)
     table = dict(scores) if isinstance(scores, Mapping) else scores.as_dict()
     check_settings(how, temperature, top_k)
     rule = WEIGHTINGS.get(how)
@@ -70,6 +94,27 @@ def weigh(
     weights[closest] = chosen(scaled[closest], temperature)
     found = {module_id: float(weight) for module_id, weight in zip(ids, weights, strict=True)}
     return {module_id: found[module_id] for module_id in table}
+
+
+def _weigh_blocks(
+    scores: Scores | Mapping[str, float], how: str, temperature: float, top_k: int | None
+) -> dict[str, list[float]]:
+    blocks = getattr(scores, "blocks", None)
+    if isinstance(scores, Mapping) or blocks is None:
+        raise ConfigError("these scores are not per block", hint="score(..., per_block=True) makes some")
+    columns = [
+        weigh(dict(zip(scores.ids, map(float, column), strict=True)), how, temperature, top_k) for column in blocks.T
+    ]
+    return {module_id: [column[module_id] for column in columns] for module_id in scores.ids}
+
+
+def mean_weights(weights: Mapping[str, float | Sequence[float]]) -> dict[str, float]:
+    """One number for each module: its weight, or the mean of its weights over blocks.
+
+    >>> mean_weights({"a": [0.25, 0.75], "b": [0.75, 0.25]})
+    {'a': 0.5, 'b': 0.5}
+    """
+    return {module_id: float(np.mean(weight)) for module_id, weight in weights.items()}
 
 
 def check_settings(how: str, temperature: float, top_k: int | None) -> None:

@@ -9,6 +9,7 @@ ESTIMATORS = Registry(
         "embedding:cosine": "transfer.similarity.embedding:EmbeddingCosine",
         "embedding:mmd": "transfer.similarity.embedding:EmbeddingDiscrepancy",
         "embedding:frechet": "transfer.similarity.embedding:EmbeddingFrechet",
+        "embedding:hidden": "transfer.similarity.hidden:HiddenCosine",
         "gradient:first-order": "transfer.similarity.gradient:FirstOrder",
         "gradient:grand": "transfer.similarity.gradient:GradientNorm",
         "gradient:alignment": "transfer.similarity.gradient:GradientAlignment",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
 
-from transfer.errors import SourceError
+from transfer.deltas.blocks import n_blocks
+from transfer.errors import ConfigError, SourceError
+from transfer.similarity.sources import places_of
 from transfer.similarity.target import Target
 from zoo import Module
 
@@ -17,6 +19,8 @@ class Estimator(ABC):
     """A new estimator is a new class with `values`, an entry in `ESTIMATORS` and a test; concrete ones are final."""
 
     name: ClassVar[str]  # "family:variant"
+    per_block: ClassVar[bool] = False  # True where `block_values` is there
+    same_shapes: ClassVar[bool] = False  # True where modules of other places or sizes than most cannot be scored
 
     @abstractmethod
     def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
@@ -26,6 +30,28 @@ class Estimator(ABC):
             SourceError: a module lacks what the estimator needs; names it and the remedy.
         """
 
+    def block_values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
+        """(modules, blocks): the same for every block of the backbone that the modules reach, where `per_block`.
+
+        Blocks are numbered by `block_indices` over the places of all modules.
+        """
+        raise ConfigError(f"{self.name} does not score blocks")
+
+    def score_blocks(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
+        """Similarity of each module in each block, (modules, blocks), float64, finite; higher is closer.
+
+        Raises:
+            ConfigError: the estimator does not score blocks, or the modules reach none.
+            SourceError: as `score`.
+        """
+        blocks = n_blocks(places_of(modules)) if modules else 0
+        if modules and not blocks:
+            raise ConfigError(
+                f"{modules[0].card.method} modules are in no block of the backbone, so blocks cannot be weighed",
+                hint="leave out --per-block",
+            )
+        return self._ordered(target, modules, self.block_values, (blocks,))
+
     def score(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
         """Similarity of each module to the target, (modules,), float64, finite; higher is closer.
 
@@ -34,21 +60,30 @@ class Estimator(ABC):
         Raises:
             SourceError: there are no modules, one lacks what the estimator needs, or its score is not finite.
         """
+        return self._ordered(target, modules, self.values, ())
+
+    def _ordered(
+        self,
+        target: Target,
+        modules: Sequence[Module],
+        values: Callable[[Target, Sequence[Module]], np.ndarray],
+        columns: tuple[int, ...],
+    ) -> np.ndarray:
         if not modules:
             raise SourceError("there are no modules to score", hint="transfer zoo ls shows what there is")
         # Always computed in the same order: sums of floats would otherwise differ in the last digits.
         order = sorted(range(len(modules)), key=lambda index: modules[index].id)
         ordered = [modules[index] for index in order]
-        found = np.asarray(self.values(target, ordered), dtype=np.float64)
-        if found.shape != (len(modules),):
+        found = np.asarray(values(target, ordered), dtype=np.float64)
+        if found.shape != (len(modules), *columns):
             raise ValueError(f"{self.name} gave scores of shape {found.shape} for {len(modules)} modules")
         if not np.isfinite(found).all():
-            worst = ordered[int(np.flatnonzero(~np.isfinite(found))[0])]
+            worst = ordered[int(np.argwhere(~np.isfinite(found))[0][0])]
             raise SourceError(
                 f"the score of module {worst.id!r} by {self.name} is not finite",
                 found="its tensors may have diverged in training",
                 hint=f"leave it out: --exclude {worst.id}",
             )
-        scores = np.empty(len(modules))
+        scores = np.empty(found.shape)
         scores[order] = found
         return scores

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from transfer.deltas.addressing import check_places
+from transfer.deltas.blocks import BlockColumns
 from transfer.similarity.capture import Pairs, batch_gradients, weight_gradients
 from transfer.similarity.estimator import Estimator
 from transfer.similarity.factors import differences, in_weight_space, weight_factors
 from transfer.similarity.sketch import SIZE
-from transfer.similarity.sources import check_shapes, signature_arrays, start_of
+from transfer.similarity.sources import check_shapes, places_of, signature_arrays, start_of
 from transfer.similarity.switching import method_of, over_modules
 from transfer.similarity.target import Target
 from zoo import Module
@@ -33,20 +34,31 @@ class FirstOrder(Estimator):
     """
 
     name = "gradient:first-order"
+    per_block = True
 
     def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
+        return self._by_block(target, modules).sum(axis=1)
+
+    def block_values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
+        return self._by_block(target, modules)[:, :-1]
+
+    def _by_block(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
+        """(modules, blocks + 1): the share of each block, and last what lies outside of them."""
         if in_weight_space(target.method):
             return self._by_weights(target, modules)
         gradient = target.gradient()
-        scores = []
-        for module in modules:
+        columns = BlockColumns(gradient)
+        scores = np.zeros((len(modules), columns.outside + 1))
+        for row, module in zip(scores, modules, strict=True):
             moved = differences(dict(module.tensors(dtype=torch.float32)), start_of(module))
             check_shapes(module, moved, gradient)
-            scores.append(-sum(float((gradient[name] * moved[name]).double().sum()) for name in gradient))
-        return np.array(scores)
+            for name in gradient:
+                row[columns[name]] -= float((gradient[name] * moved[name]).double().sum())
+        return scores
 
     def _by_weights(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
-        scores = torch.zeros(len(modules), dtype=torch.float64)
+        columns = BlockColumns(places_of(modules))
+        scores = torch.zeros(len(modules), columns.outside + 1, dtype=torch.float64)
         device = target.backbone.device
         kept = list(_stacks(modules, device)) if len(modules) <= CHUNK else None
 
@@ -56,7 +68,7 @@ class FirstOrder(Estimator):
                     if place in pairs:
                         g, x = pairs[place]
                         products = ((x @ a.T) * (g @ b.T)).sum(dim=0)
-                        scores.index_add_(0, owner, -products.double().cpu())
+                        scores[:, columns[place]].index_add_(0, owner, -products.double().cpu())
 
         weight_gradients(target.backbone, _places(target, modules), target.sample, add)
         return scores.numpy()
@@ -99,6 +111,7 @@ class GradientNorm(Estimator):
     """
 
     name = "gradient:grand"
+    per_block = True
 
     def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
         def norm(attached: Any, module: Module) -> float:
@@ -109,6 +122,20 @@ class GradientNorm(Estimator):
             return float(np.mean(norms))
 
         return -np.array(over_modules(target.backbone, modules, norm))
+
+    def block_values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
+        columns = BlockColumns(places_of(modules))
+
+        def norms(attached: Any, module: Module) -> np.ndarray:
+            found = []
+            for gradients, n in batch_gradients(target.backbone, attached, target.sample):
+                squares = np.zeros(columns.outside + 1)
+                for name, gradient in gradients.items():
+                    squares[columns[name]] += float((gradient.double() ** 2).sum())
+                found.append(np.sqrt(squares) / n)
+            return np.asarray(np.mean(found, axis=0)[:-1])
+
+        return -np.stack(over_modules(target.backbone, modules, norms))
 
 
 class GradientAlignment(Estimator):

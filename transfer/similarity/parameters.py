@@ -23,6 +23,7 @@ class ParameterCosine(Estimator):
     """
 
     name = "parameters:cosine"
+    same_shapes = True
 
     def __init__(self, steps: int = SCRATCH_STEPS) -> None:
         self.steps = steps

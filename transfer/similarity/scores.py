@@ -21,12 +21,15 @@ class Scores:
         values: (modules,), float64; higher is closer.
         estimator: Full name of the estimator, such as "gradient:first-order".
         seconds: Time it took, the loading of the backbone not counted.
+        blocks: (modules, blocks), float64, where every block of the backbone was scored by itself: blocks are counted
+            over all stacks that the modules reach, as `block_indices` has it. None else.
     """
 
     ids: list[str]
     values: np.ndarray
     estimator: str
     seconds: float = 0.0
+    blocks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", list(self.ids))
@@ -35,6 +38,12 @@ class Scores:
             raise ValueError(f"{len(self.ids)} ids and values of shape {values.shape}")
         values.flags.writeable = False
         object.__setattr__(self, "values", values)
+        if self.blocks is not None:
+            blocks = np.array(self.blocks, dtype=np.float64)
+            if blocks.ndim != 2 or len(blocks) != len(self.ids):
+                raise ValueError(f"{len(self.ids)} ids and scores per block of shape {blocks.shape}")
+            blocks.flags.writeable = False
+            object.__setattr__(self, "blocks", blocks)
 
     @classmethod
     def from_pairs(cls, ids: Sequence[str], values: Sequence[float], estimator: str = "given") -> Scores:

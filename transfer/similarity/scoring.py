@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from transfer.backbones.backbone import Backbone
 from transfer.deltas.method import DeltaMethod
+from transfer.errors import ConfigError
 from transfer.similarity import ESTIMATORS
 from transfer.similarity.scores import Scores
 from transfer.similarity.sources import find_sources
@@ -27,6 +28,7 @@ def score(
     exclude: str | Iterable[str] = (),
     seed: int = 0,
     force: bool = False,
+    per_block: bool = False,
 ) -> Scores:
     """Score the modules of a zoo against a target task.
 
@@ -39,16 +41,32 @@ def score(
         exclude: Task names or module ids to leave out, such as the target's own name.
         seed: Of draws and short tunes; unused for a `Target`, which has its own.
         force: Take modules of other backbones too.
+        per_block: Score every block of the backbone by itself, too: `scores.blocks`.
     Raises:
         UnknownNameError: no such estimator or task.
+        ConfigError: the estimator does not score blocks.
         SourceError: no module fits, or one lacks what the estimator needs.
         DataError: the target's data cannot be used.
     """
     chosen = ESTIMATORS.get(estimator)()
+    if per_block:
+        check_per_block(estimator)
     begun = time.perf_counter()
     modules = find_sources(zoo, backbone, method, exclude, force)
     if not isinstance(target, Target):
         task = target if isinstance(target, Task) else load_task(target)
         target = Target.for_modules(task, backbone, modules, method, seed)
     values = chosen.score(target, modules)
-    return Scores([module.id for module in modules], values, chosen.name, time.perf_counter() - begun)
+    blocks = chosen.score_blocks(target, modules) if per_block else None
+    return Scores([module.id for module in modules], values, chosen.name, time.perf_counter() - begun, blocks)
+
+
+def check_per_block(estimator: str) -> None:
+    """Refuse an estimator that does not score blocks: ConfigError."""
+    if not ESTIMATORS.get(estimator).per_block:
+        able = [name for name in ESTIMATORS.names() if ESTIMATORS.get(name).per_block]
+        raise ConfigError(
+            f"{ESTIMATORS.get(estimator).name} does not score blocks one by one",
+            found=f"these do: {', '.join(able)}",
+            hint=f"--estimator {able[0]}",
+        )

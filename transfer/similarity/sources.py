@@ -189,6 +189,15 @@ def _remedy(module: Module, part: str) -> str:
     )
 
 
+def places_of(modules: Iterable[Module]) -> list[str]:
+    """The places that modules are on, each once, as their cards list them."""
+    found: dict[str, None] = {}
+    for module in modules:
+        listed = module.card.settings.get("places")
+        found.update(dict.fromkeys(listed if listed is not None else module.tensors(check=False)))
+    return list(found)
+
+
 def start_of(module: Module) -> dict[str, Tensor]:
     """What the module was trained from; SourceError if it is not known."""
     start = module.start()

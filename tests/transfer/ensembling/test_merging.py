@@ -1,4 +1,4 @@
-"""merge: by hand, and what each rule declares to keep, for every method."""
+"""merge and its linear rule: by hand, and what is refused."""
 
 from __future__ import annotations
 
@@ -7,36 +7,12 @@ import weakref
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from transfer.deltas import METHODS
-from transfer.ensembling import MERGES, merge
+from transfer.ensembling import merge
 from transfer.ensembling.compatible import largest_group
 from transfer.errors import ConfigError, DeltaError, UnknownNameError
 from zoo import Module, Zoo
 from zoo.errors import UnknownModuleError
-
-weights_ = st.floats(-4, 4).map(lambda value: round(value, 3))
-slack = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-HOW_AND_METHOD = [
-    (how, method)
-    for how in MERGES.names()
-    for method in METHODS.names()
-    if MERGES.get(how).methods is None or method in MERGES.get(how).methods
-]
-each = pytest.mark.parametrize(("how", "method"), HOW_AND_METHOD)
-
-
-def keeping(what: str):
-    """The rules that declare to keep this, with each of their methods."""
-    kept = [(how, method) for how, method in HOW_AND_METHOD if what in MERGES.get(how).keeps]
-    return pytest.mark.parametrize(("how", "method"), kept)
-
-
-def change(delta, start):
-    return {name: tensor - start[name] for name, tensor in delta.tensors.items()}
 
 
 def close(left, right, tolerance=2e-5):
@@ -48,72 +24,6 @@ def close(left, right, tolerance=2e-5):
 def equal(left, right):
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
-
-
-@each
-def test_fp32_canonical_names_and_the_settings_of_the_card(how, method, makes):
-    modules = makes.modules(3, method)
-    delta = merge(modules, {module.id: 1 / 3 for module in modules}, how)
-    assert delta.tensors.keys() == dict(modules[0].tensors()).keys()
-    assert {tensor.dtype for tensor in delta.tensors.values()} == {torch.float32}
-    assert delta.settings == modules[0].card.settings
-    assert delta.method.method == method
-
-
-@keeping("identity")
-def test_one_module_at_weight_1_comes_out_to_the_last_bit(how, method, makes):
-    one, other = makes.modules(2, method)
-    equal(merge([one, other], {one.id: 1.0, other.id: 0.0}, how).tensors, dict(one.tensors()))
-    equal(merge([one], {one.id: 1}, how).tensors, dict(one.tensors()))
-
-
-@keeping("scale")
-@slack
-@given(factor=weights_, pair=st.tuples(weights_, weights_))
-def test_scaled_weights_scale_the_change(how, method, factor, pair, makes):
-    modules, start = makes.modules(2, method), makes.tensors(method, 0)
-    weights = dict(zip((module.id for module in modules), pair, strict=True))
-    scaled = {module_id: factor * weight for module_id, weight in weights.items()}
-    plain = change(merge(modules, weights, how), start)
-    close(change(merge(modules, scaled, how), start), {name: factor * value for name, value in plain.items()}, 1e-4)
-
-
-@keeping("sign")
-def test_negative_weight_gives_the_opposite_change(how, method, makes):
-    (module,), start = makes.modules(1, method), makes.tensors(method, 0)
-    there = change(merge([module], {module.id: 1.0}, how), start)
-    back = change(merge([module], {module.id: -1.0}, how), start)
-    close(back, {name: -value for name, value in there.items()})
-
-
-@keeping("permutation")
-@slack
-@given(data=st.data(), values=st.lists(weights_, min_size=4, max_size=4))
-def test_order_does_not_matter_to_the_last_bit(how, method, data, values, makes):
-    modules = makes.modules(4, method)
-    weights = dict(zip((module.id for module in modules), values, strict=True))
-    shuffled = dict(data.draw(st.permutations(list(weights.items()))))
-    order = data.draw(st.permutations(modules))
-    equal(merge(order, shuffled, how).tensors, merge(modules, weights, how).tensors)
-
-
-@keeping("duplicates")
-def test_equal_modules_act_as_one_with_the_sum_of_their_weights(how, method, makes):
-    tensors = makes.tensors(method, 7)
-    one, again = (makes.module(task, 0, method, tensors=tensors) for task in ("one", "two"))
-    other = makes.module("other", 8, method)
-    double = merge([one, again, other], {one.id: 0.3, again.id: 0.2, other.id: 0.5}, how)
-    close(double.tensors, merge([one, other], {one.id: 0.5, other.id: 0.5}, how).tensors)
-
-
-@each
-def test_a_stored_zoo_gives_what_modules_in_memory_give(how, method, makes, tmp_path):
-    modules = makes.modules(3, method)
-    weights = dict(zip((module.id for module in modules), (0.2, 0.3, 0.5), strict=True))
-    zoo = Zoo(tmp_path)
-    for module in modules:
-        zoo.add(module)
-    equal(merge(zoo, weights, how).tensors, merge(modules, weights, how).tensors)
 
 
 def test_linear_by_hand(makes):
@@ -129,7 +39,7 @@ def test_linear_by_hand(makes):
 def test_linear_weights_that_sum_to_1_are_a_plain_average_of_tensors(makes):
     modules = makes.modules(2, start=None)
     one, two = (dict(module.tensors()) for module in modules)
-    merged = merge(modules, {modules[0].id: 0.25, modules[1].id: 0.75})
+    merged = merge(modules, {modules[0].id: 0.25, modules[1].id: 0.75}, "linear")
     close(merged.tensors, {name: 0.25 * one[name] + 0.75 * two[name] for name in one})
 
 
@@ -191,27 +101,27 @@ def test_linear_equals_peft_where_the_two_mean_the_same(makes):
 def test_linear_without_a_start_refuses_other_weights_by_name(weights, makes):
     known, unknown = makes.module("known", 1), makes.module("unknown", 2, start=None)
     with pytest.raises(DeltaError, match=f"start of '{unknown.id}' is not known"):
-        merge([known, unknown], {known.id: weights[0], unknown.id: weights[1]})
+        merge([known, unknown], {known.id: weights[0], unknown.id: weights[1]}, "linear")
 
 
 @pytest.mark.parametrize("weights", [(0.7, 0.7), (1.5, -0.5), (0.2, 0.2)])
 def test_linear_with_different_starts_refuses_other_weights_by_name(weights, makes):
     one, other = makes.module("one", 1), makes.module("other", 2, start=9)
     with pytest.raises(DeltaError, match=f"'{one.id}' and '{other.id}' were trained from different starts"):
-        merge([one, other], {one.id: weights[0], other.id: weights[1]})
+        merge([one, other], {one.id: weights[0], other.id: weights[1]}, "linear")
 
 
 def test_linear_averages_modules_of_different_starts_and_says_so(makes, caplog):
     one, other = makes.module("one", 1), makes.module("other", 2, start=9)
     lines = []
-    merged = merge([one, other], {one.id: 0.25, other.id: 0.75}, say=lines.append)
+    merged = merge([one, other], {one.id: 0.25, other.id: 0.75}, "linear", say=lines.append)
     close(merged.tensors, {n: 0.25 * t + 0.75 * other.tensors()[n] for n, t in one.tensors().items()})
     assert len(lines) == 1
     assert lines[0].startswith("the merged modules were trained from 2 different starts")
     assert not caplog.text
-    merge([one, other], {one.id: 0.25, other.id: 0.75})
+    merge([one, other], {one.id: 0.25, other.id: 0.75}, "linear")
     assert "2 different starts" in caplog.text
-    merge([one, other], {one.id: 1.0, other.id: 0.0}, say=lines.append)  # what weighs nothing is not merged
+    merge([one, other], {one.id: 1.0, other.id: 0.0}, "linear", say=lines.append)  # what weighs nothing is not merged
     merge(makes.modules(3), {module.id: 1 / 3 for module in makes.modules(3)}, say=lines.append)
     assert len(lines) == 1
 
@@ -241,7 +151,7 @@ def test_the_backbone_s_own_modules_go_before_a_larger_group(makes):
 def test_linear_names_the_modules_that_do_not_go_together(changes, names, makes):
     one, other = makes.module("one", 1), makes.module("other", 2, **changes)
     with pytest.raises(DeltaError, match=names) as error:
-        merge([one, other], {one.id: 0.5, other.id: 0.5})
+        merge([one, other], {one.id: 0.5, other.id: 0.5}, "linear")
     assert one.id in str(error.value)
     assert other.id in str(error.value)
 
@@ -252,17 +162,17 @@ def test_linear_refuses_other_ranks_and_places(makes):
     wide["b.lora_B"] = torch.randn(3, 3)
     rank = makes.module("rank", 2, tensors=wide, start=None, settings={"rank": 3})
     with pytest.raises(DeltaError, match="differ in rank"):
-        merge([one, rank], {one.id: 0.5, rank.id: 0.5})
+        merge([one, rank], {one.id: 0.5, rank.id: 0.5}, "linear")
     few = {name: value for name, value in makes.tensors(seed=2).items() if name.startswith("a.")}
     place = makes.module("place", 2, tensors=few, start=None, settings={"places": ["a"]})
     with pytest.raises(DeltaError, match="differ in places"):
-        merge([one, place], {one.id: 0.5, place.id: 0.5})
+        merge([one, place], {one.id: 0.5, place.id: 0.5}, "linear")
 
 
 def test_settings_of_training_and_a_number_s_type_do_not_matter(makes):
     one = makes.module("one", 1)
     other = makes.module("other", 2, settings={"dropout": 0.1, "alpha": 4.0, "where": ["attn.q"]})
-    assert merge([one, other], {one.id: 0.5, other.id: 0.5}).tensors
+    assert merge([one, other], {one.id: 0.5, other.id: 0.5}, "linear").tensors
 
 
 def test_weights_that_cannot_be(makes):

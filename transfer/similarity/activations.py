@@ -1,0 +1,80 @@
+"""What modules see inside the backbone: Gram matrices of the inputs at a place."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from transfer.backbones.backbone import Backbone
+from transfer.backbones.encoding import Encoded
+from transfer.deltas.modules import named_modules
+from transfer.errors import SourceError, TransferError
+from transfer.similarity.signatures import drawn
+from transfer.similarity.sources import places_of
+from transfer.tasks import load_task
+from zoo import Module
+
+EXAMPLES = 64  # of a source task, behind its Gram matrices
+
+
+def input_grams(backbone: Backbone, encoded: Sequence[Encoded], places: Sequence[str]) -> dict[str, Tensor]:
+    """The mean over tokens of x x^T at each place, on the bare backbone: place -> (in, in), fp32 on the CPU.
+
+    Args:
+        backbone: Left as it was found.
+        encoded: Examples; labels are not looked at. Padding is seen as the places see it.
+        places: Names of linear layers.
+    """
+    totals: dict[str, Tensor] = {}
+    counts: dict[str, int] = defaultdict(int)
+
+    def add_at(place: str) -> Callable[..., None]:
+        def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            x = (args[0] if args else next(iter(kwargs.values()))).detach().float().flatten(0, -2)
+            totals[place] = totals.get(place, 0) + (x.T @ x).cpu()
+            counts[place] += len(x)
+
+        return add
+
+    modules = named_modules(backbone)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(backbone.bare())
+        stack.enter_context(backbone.scoring())
+        for place in places:
+            stack.callback(modules[place].register_forward_hook(add_at(place), with_kwargs=True).remove)
+        for _, batch in backbone.batches(encoded):
+            backbone(**backbone.to_device(backbone.collate(batch, train=True)))
+    return {place: (total / counts[place]).clone() for place, total in totals.items()}
+
+
+def source_grams(
+    backbone: Backbone, modules: Sequence[Module], say: Callable[[str], None], seed: int = 0
+) -> dict[str, Mapping[str, Tensor]]:
+    """Module id -> place -> Gram matrix, from examples of each module's own task, found by the task's name.
+
+    Raises:
+        SourceError: a task's data cannot be found; names the module.
+    """
+    found: dict[str, Mapping[str, Tensor]] = {}
+    by_task: dict[tuple[str, tuple[str, ...]], dict[str, Tensor]] = {}
+    for module in modules:
+        key = module.card.task, tuple(places_of([module]))
+        if key not in by_task:
+            try:
+                task = load_task(module.card.task)
+            except TransferError as error:
+                raise SourceError(
+                    f"'regmean' needs examples of the task that {module.id!r} was trained on",
+                    found=str(error).splitlines()[0],
+                    hint="$TRANSFER_TASKS names a folder of tasks; in Python, merge_options={'grams': ...}",
+                ) from error
+            rows = backbone.encode(task.train, task.fields)
+            chosen = [rows[int(index)] for index in drawn(len(rows), EXAMPLES, seed)]
+            by_task[key] = input_grams(backbone, chosen, key[1])
+        found[module.id] = by_task[key]
+    say(f"inputs of {len(by_task)} source tasks were read for the merge, at most {EXAMPLES} examples each")
+    return found
