@@ -6,39 +6,23 @@ Source: Houlsby et al. 2019, arxiv.org/abs/1902.00751, section 2.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.hooks import RemovableHandle
 
-from transfer.deltas.attached import Holder, Site, own_precision
-from transfer.deltas.method import DeltaMethod
+from transfer.deltas.attached import Holder, Site
+from transfer.deltas.bottleneck import ACTIVATIONS, BottleneckMethod, BottleneckSite
 from transfer.deltas.modules import linear_features
-from transfer.errors import ConfigError
 
-
-def gelu_new(x: torch.Tensor) -> torch.Tensor:
-    """GELU by tanh, as GPT-2 and OpenDelta have it."""
-    return functional.gelu(x, approximate="tanh")
-
-
-# Functions at the top of a file pickle by name; lambdas would not.
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "gelu": functional.gelu,
-    "gelu_new": gelu_new,
-    "relu": functional.relu,
-    "silu": functional.silu,
-    "swish": functional.silu,
-    "tanh": torch.tanh,
-}
+__all__ = ["ACTIVATIONS", "Adapter", "AdapterSite", "adapter_shapes"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapter(DeltaMethod):
+class Adapter(BottleneckMethod):
     """h + up(act(down(h))) on the output h of a linear layer, before the residual is added.
 
     Starts as the bare backbone: `up` and the biases are zero. `down` is drawn as wide as LoRA's A, not with the
@@ -46,31 +30,20 @@ class Adapter(DeltaMethod):
 
     Args:
         bottleneck: Width of the narrow layer, at least 1.
-        activation: One of gelu, gelu_new, relu, silu, swish, tanh.
     """
 
     method: ClassVar[str] = "adapter"
-    learning_rate: ClassVar[float] = 3e-3
     prefix: ClassVar[str] = "adapter_"
 
     bottleneck: int = 8
-    activation: str = "gelu_new"
-    where: tuple[str, ...] = ("attn.proj", "ff.w2")
 
     def check(self) -> None:
-        if self.bottleneck < 1:
-            raise ConfigError(f"bottleneck must be at least 1, got {self.bottleneck}")
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError(f"no activation named {self.activation!r}", found=", ".join(ACTIVATIONS))
+        super().check()
+        self.at_least_one("bottleneck")
 
     def local_shapes(self, place: str, module: nn.Module) -> dict[str, tuple[int, ...]]:
         width = linear_features(place, module, self.method)[1]
-        return {
-            "adapter_down.weight": (self.bottleneck, width),
-            "adapter_down.bias": (self.bottleneck,),
-            "adapter_up.weight": (width, self.bottleneck),
-            "adapter_up.bias": (width,),
-        }
+        return adapter_shapes(width, self.bottleneck, width)
 
     def fill(self, name: str, tensor: torch.Tensor, generator: torch.Generator) -> None:
         if name == "adapter_down.weight":
@@ -81,25 +54,24 @@ class Adapter(DeltaMethod):
         return AdapterSite(place, tensors, self.activation)
 
 
-class AdapterSite(Site):
-    """The bottleneck after one linear layer."""
+def adapter_shapes(n_in: int, bottleneck: int, n_out: int) -> dict[str, tuple[int, ...]]:
+    """Local tensor name -> shape of a bottleneck of two linear layers."""
+    return {
+        "adapter_down.weight": (bottleneck, n_in),
+        "adapter_down.bias": (bottleneck,),
+        "adapter_up.weight": (n_out, bottleneck),
+        "adapter_up.bias": (n_out,),
+    }
+
+
+class AdapterSite(BottleneckSite):
+    """Two linear layers after another one."""
 
     adapter_down: Holder
     adapter_up: Holder
 
-    def __init__(self, place: str, tensors: Mapping[str, torch.Tensor], activation: str) -> None:
-        super().__init__(place, tensors)
-        self.activation = activation
+    def down(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.linear(x, self.adapter_down.weight, self.adapter_down.bias)
 
-    def install(self, module: nn.Module) -> list[RemovableHandle]:
-        return [module.register_forward_hook(self.add)]
-
-    def add(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Forward hook. The output is (..., width), or a tuple whose first item is."""
-        hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        down, down_bias = self.adapter_down.weight, self.adapter_down.bias
-        up, up_bias = self.adapter_up.weight, self.adapter_up.bias
-        x = own_precision(hidden, down)
-        narrow = ACTIVATIONS[self.activation](functional.linear(x, down, down_bias))
-        changed = hidden + functional.linear(narrow, up, up_bias).to(hidden.dtype)
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+    def up(self, narrow: torch.Tensor) -> torch.Tensor:
+        return functional.linear(narrow, self.adapter_up.weight, self.adapter_up.bias)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -23,7 +23,8 @@ class DeltaMethod(ABC):
     """Settings of one method, and how it goes onto a model. A new method is a new file, an entry in `METHODS`, a test.
 
     Args:
-        where: The places, by common-structure names, ends of module names or expressions (see `addressing`).
+        where: The places, by common-structure names, ends of module names or expressions (see `addressing`); or the
+            name of one of the method's `presets`, alone.
         exclude: Modules to leave out of them, with all that is inside; the same kinds of names.
         at: Exact places, as a card lists them; goes before `where` and `exclude`.
     """
@@ -32,16 +33,18 @@ class DeltaMethod(ABC):
     learning_rate: ClassVar[float]
     starts_bare: ClassVar[bool] = True  # attached with its start, the backbone answers as without
     derived: ClassVar[tuple[str, ...]] = ()  # settings read from the model: on the card, but not chosen
+    presets: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # a name that `where` may be alone -> the places it stands for
 
     where: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     at: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "where", _names(self.where, "where"))
-        object.__setattr__(self, "exclude", _names(self.exclude, "exclude"))
+        where = as_names(self.where, "where")
+        object.__setattr__(self, "where", self.presets.get(where[0], where) if len(where) == 1 else where)
+        object.__setattr__(self, "exclude", as_names(self.exclude, "exclude"))
         if self.at is not None:
-            object.__setattr__(self, "at", _names(self.at, "at"))
+            object.__setattr__(self, "at", as_names(self.at, "at"))
         self.check()
 
     @abstractmethod
@@ -68,6 +71,9 @@ class DeltaMethod(ABC):
         """Sites without tensors that the method needs beside its places, such as a shift of positions."""
         return []
 
+    def link(self, sites: Sequence[Site], helpers: Sequence[Site]) -> None:
+        """Let sites reach what they share, before any is installed; most share nothing."""
+
     def direct(self) -> DeltaMethod:
         """The method without what only training needs, such as a network that the stored tensors have been through."""
         return self
@@ -84,12 +90,17 @@ class DeltaMethod(ABC):
 
     def shapes(self, model: nn.Module) -> dict[str, tuple[int, ...]]:
         """Canonical tensor name -> shape, read from the modules; no forward pass is needed."""
-        modules = named_modules(model)
         return {
             f"{place}.{name}": shape
-            for place in self.places(model)
-            for name, shape in self.local_shapes(place, modules[place]).items()
+            for place, local in self.shapes_by_place(model).items()
+            for name, shape in local.items()
         }
+
+    def shapes_by_place(self, model: nn.Module) -> dict[str, dict[str, tuple[int, ...]]]:
+        """place -> local tensor name -> shape, in model order. For what a place alone does not tell, as tensors that
+        several places share."""
+        modules = named_modules(model)
+        return {place: self.local_shapes(place, modules[place]) for place in self.places(model)}
 
     def settings(self, model: nn.Module | None = None) -> dict[str, Any]:
         """All that `from_settings` needs, as JSON: the fields, and with a model the places it goes on there."""
@@ -152,19 +163,18 @@ class DeltaMethod(ABC):
             DeltaError: a place is missing or cannot take the method, or the tensors do not fit.
         """
         host = inner_model(model)
-        shapes = self.shapes(host)
+        by_place = self.shapes_by_place(host)
+        shapes = {f"{place}.{name}": shape for place, local in by_place.items() for name, shape in local.items()}
         if tensors is None:
             tensors = self.draw(host, seed)
         check_tensors(shapes, tensors)
         sites = []
-        modules = named_modules(host)
-        for place in self.places(host):
-            local = {
-                name: tensors[f"{place}.{name}"].detach().to(torch.float32, copy=True)
-                for name in self.local_shapes(place, modules[place])
-            }
+        for place, names in by_place.items():
+            local = {name: tensors[f"{place}.{name}"].detach().to(torch.float32, copy=True) for name in names}
             sites.append(self.site(place, local, host))
-        return Attached(host, self, sites, self.helpers(host)).attach()
+        helpers = self.helpers(host)
+        self.link(sites, helpers)
+        return Attached(host, self, sites, helpers).attach()
 
     def _local(self, name: str) -> str:
         """Canonical name without its place: local names begin with the method's own prefix."""
@@ -179,7 +189,7 @@ def generator_for(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _names(names: Any, setting: str) -> tuple[str, ...]:
+def as_names(names: Any, setting: str) -> tuple[str, ...]:
     """A tuple of names from a list, a tuple or a single name.
 
     Raises:
