@@ -52,7 +52,12 @@ def _low_rank(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
 
 
 def _compacter(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
-    n, rank, part_of_width, part_of_narrow = settings["division"], settings["rank"], Free("width / n"), Free("narrow / n")
+    n, rank, part_of_width, part_of_narrow = (
+        settings["division"],
+        settings["rank"],
+        Free("width / n"),
+        Free("narrow / n"),
+    )
     shapes: dict[str, Shape] = {
         "compacter_down.left": (n, part_of_width, rank),
         "compacter_down.right": (n, rank, part_of_narrow),

@@ -6,7 +6,7 @@ Source: Hu et al. 2021, arxiv.org/abs/2106.09685, section 4.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -71,14 +71,9 @@ class LoRA(DeltaMethod):
             settings[name] = dict(settings[name])
             if not settings[name]:
                 del settings[name]
-        if model is not None and (embeddings := self.embeddings(model)):
+        if model is not None and (embeddings := _embeddings(model, settings["places"])):
             settings["embeddings"] = embeddings
         return settings
-
-    def embeddings(self, model: nn.Module) -> list[str]:
-        """Those of the places that are embeddings."""
-        modules = named_modules(model)
-        return [place for place in self.places(model) if embedding_features(modules[place]) is not None]
 
     def local_shapes(self, place: str, module: nn.Module) -> dict[str, tuple[int, ...]]:
         n_in, n_out = embedding_features(module) or linear_features(place, module, self.method)
@@ -92,7 +87,8 @@ class LoRA(DeltaMethod):
 
     def draw(self, model: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
         start = super().draw(model, seed)
-        for place in self.embeddings(model):
+        places = [name.removesuffix(".lora_A") for name in start if name.endswith(".lora_A")]
+        for place in _embeddings(model, places):
             start[f"{place}.lora_A"].zero_()
             name = f"{place}.lora_B"
             start[name] = start[name].normal_(generator=generator_for(seed, name)).half().float()
@@ -134,3 +130,9 @@ class LoRASite(Site):
         change = self.lora_B @ self.lora_A * self.scale
         turned = is_conv1d(module) or embedding_features(module) is not None
         return {"weight": change.T if turned else change}
+
+
+def _embeddings(model: nn.Module, places: Iterable[str]) -> list[str]:
+    """Those of the places that are embeddings."""
+    modules = named_modules(model)
+    return [place for place in places if embedding_features(modules[place]) is not None]

@@ -33,7 +33,9 @@ class DeltaMethod(ABC):
     learning_rate: ClassVar[float]
     starts_bare: ClassVar[bool] = True  # attached with its start, the backbone answers as without
     derived: ClassVar[tuple[str, ...]] = ()  # settings read from the model: on the card, but not chosen
-    presets: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # a name that `where` may be alone -> the places it stands for
+    presets: ClassVar[
+        Mapping[str, tuple[str, ...]]
+    ] = {}  # a name that `where` may be alone -> the places it stands for
 
     where: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -73,6 +75,7 @@ class DeltaMethod(ABC):
 
     def link(self, sites: Sequence[Site], helpers: Sequence[Site]) -> None:
         """Let sites reach what they share, before any is installed; most share nothing."""
+        return
 
     def direct(self) -> DeltaMethod:
         """The method without what only training needs, such as a network that the stored tensors have been through."""

@@ -65,14 +65,18 @@ def to_file(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) ->
     """Canonical names -> names in the file; on embeddings PEFT calls A and B otherwise."""
     embeddings = {f"{place}.{part}" for place in settings.get("embeddings") or () for part in ("lora_A", "lora_B")}
     return {
-        f"{FRONT}{name.replace('.lora_', '.lora_embedding_')}" if name in embeddings else f"{FRONT}{name}.weight": tensor
+        f"{FRONT}{name.replace('.lora_', '.lora_embedding_')}"
+        if name in embeddings
+        else f"{FRONT}{name}.weight": tensor
         for name, tensor in tensors.items()
     }
 
 
 def from_file(settings: Mapping[str, Any], file: FileTensors) -> Mapping[str, torch.Tensor]:
     """The way back, for files of ours."""
-    names = {name.removeprefix(FRONT).removesuffix(".weight").replace(".lora_embedding_", ".lora_"): name for name in file}
+    names = {
+        name.removeprefix(FRONT).removesuffix(".weight").replace(".lora_embedding_", ".lora_"): name for name in file
+    }
     return RenamedTensors({name: partial(file.__getitem__, inside) for name, inside in names.items()})
 
 
@@ -123,7 +127,9 @@ def _parts(folder: Path, file: FileTensors, config: Mapping[str, Any]) -> tuple[
             found.setdefault(match["place"], {})[f"lora_{match['part']}"] = name
         elif "lora_" in name:
             raise FormatError(
-                f"{folder} is not a plain LoRA", found=f"it has {name}", hint="only A and B of linear layers and embeddings are read"
+                f"{folder} is not a plain LoRA",
+                found=f"it has {name}",
+                hint="only A and B of linear layers and embeddings are read",
             )
         elif _is_head(name, saved):
             dropped.append(name)
