@@ -137,5 +137,9 @@ def one_hot(ids: Tensor, n: int) -> Tensor:
     flat = ids.flatten()
     rows = torch.arange(len(flat), device=ids.device)
     return torch.sparse_coo_tensor(
-        torch.stack([rows, flat]), torch.ones(len(flat), device=ids.device), (len(flat), n), is_coalesced=True
+        torch.stack([rows, flat]),
+        torch.ones(len(flat), device=ids.device),
+        (len(flat), n),
+        is_coalesced=True,
+        check_invariants=False,
     )
