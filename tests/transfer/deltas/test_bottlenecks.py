@@ -99,7 +99,7 @@ def test_every_output_has_the_input_of_its_own_block(tiny_model):
         for layer in (0, 1)
         for output, source in (("self_attn.o_proj", "self_attn"), ("mlp.down_proj", "mlp.gate_proj"))
     }
-    with pytest.raises(DeltaError, match="no input for the parallel adapter at 'encoder.layer.1.output.dense'"):
+    with pytest.raises(DeltaError, match="no input for the parallel adapter at"):
         ParallelAdapter(where="ff.w2", inputs="ff.w1[0]").attach(tiny_model("bert"))
 
 
