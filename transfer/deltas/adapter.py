@@ -18,7 +18,7 @@ from transfer.deltas.attached import Holder, Site
 from transfer.deltas.bottleneck import ACTIVATIONS, BottleneckMethod, BottleneckSite
 from transfer.deltas.modules import linear_features
 
-__all__ = ["ACTIVATIONS", "Adapter", "AdapterSite", "adapter_shapes"]
+__all__ = ["ACTIVATIONS", "Adapter", "AdapterSite", "adapter_shapes", "fill_adapter"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,7 @@ class Adapter(BottleneckMethod):
         return adapter_shapes(width, self.bottleneck, width)
 
     def fill(self, name: str, tensor: torch.Tensor, generator: torch.Generator) -> None:
-        if name == "adapter_down.weight":
-            bound = 1 / math.sqrt(tensor.shape[1])
-            tensor.uniform_(-bound, bound, generator=generator)
+        fill_adapter(name, tensor, generator)
 
     def site(self, place: str, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> Site:
         return AdapterSite(place, tensors, self.activation)
@@ -62,6 +60,13 @@ def adapter_shapes(n_in: int, bottleneck: int, n_out: int) -> dict[str, tuple[in
         "adapter_up.weight": (n_out, bottleneck),
         "adapter_up.bias": (n_out,),
     }
+
+
+def fill_adapter(name: str, tensor: torch.Tensor, generator: torch.Generator) -> None:
+    """Draw `down`, and leave the rest at zero: the backbone answers as without."""
+    if name == "adapter_down.weight":
+        bound = 1 / math.sqrt(tensor.shape[1])
+        tensor.uniform_(-bound, bound, generator=generator)
 
 
 class AdapterSite(BottleneckSite):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from transfer.deltas.attached import Site, own_precision
+from transfer.deltas.attached import Holder, Site, own_precision
 from transfer.deltas.method import DeltaMethod
 from transfer.errors import ConfigError
 
@@ -61,6 +61,13 @@ class BottleneckMethod(DeltaMethod):
         for name in names:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class Factors(Holder):
+    """Holds what is called `<name>.left`, `<name>.right` and `<name>.bias`."""
+
+    left: nn.Parameter
+    right: nn.Parameter
 
 
 class BottleneckSite(Site):

@@ -15,20 +15,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from transfer.deltas.attached import Part, Site
-from transfer.deltas.bottleneck import BottleneckMethod, BottleneckSite
+from transfer.deltas.attached import Site
+from transfer.deltas.bottleneck import BottleneckMethod, BottleneckSite, Factors
 from transfer.deltas.modules import linear_features
 from transfer.errors import DeltaError
 
 RULE = "compacter_rule"
-
-
-class Kronecker(Part):
-    """Holds what is called `<name>.left`, `<name>.right` and `<name>.bias`."""
-
-    left: nn.Parameter
-    right: nn.Parameter
-    bias: nn.Parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +103,8 @@ class CompacterSite(BottleneckSite):
     """Two PHM layers after a linear layer."""
 
     compacter_rule: nn.Parameter
-    compacter_down: Kronecker
-    compacter_up: Kronecker
+    compacter_down: Factors
+    compacter_up: Factors
     borrowed = False
 
     def borrow(self, rule: nn.Parameter) -> None:
@@ -132,7 +124,7 @@ class CompacterSite(BottleneckSite):
     def up(self, narrow: torch.Tensor) -> torch.Tensor:
         return self._times(narrow, self.compacter_up)
 
-    def _times(self, x: torch.Tensor, part: Kronecker) -> torch.Tensor:
+    def _times(self, x: torch.Tensor, part: Factors) -> torch.Tensor:
         return functional.linear(x, phm_weight(self.compacter_rule, part.left, part.right).T, part.bias)
 
 

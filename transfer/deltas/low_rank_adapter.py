@@ -15,17 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from transfer.deltas.attached import Part, Site
-from transfer.deltas.bottleneck import BottleneckMethod, BottleneckSite
+from transfer.deltas.attached import Site
+from transfer.deltas.bottleneck import BottleneckMethod, BottleneckSite, Factors
 from transfer.deltas.modules import linear_features
-
-
-class Factors(Part):
-    """Holds what is called `<name>.left`, `<name>.right` and `<name>.bias`."""
-
-    left: nn.Parameter
-    right: nn.Parameter
-    bias: nn.Parameter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from transfer.deltas.adapter import AdapterSite, adapter_shapes
+from transfer.deltas.adapter import AdapterSite, adapter_shapes, fill_adapter
 from transfer.deltas.addressing import Names, check_places
 from transfer.deltas.attached import Site
 from transfer.deltas.bottleneck import HOULSBY, BottleneckMethod
@@ -121,9 +121,7 @@ class ParallelAdapter(BottleneckMethod):
         return adapter_shapes(width, self.bottleneck, width)
 
     def fill(self, name: str, tensor: torch.Tensor, generator: torch.Generator) -> None:
-        if name == "adapter_down.weight":
-            bound = 1 / math.sqrt(tensor.shape[1])
-            tensor.uniform_(-bound, bound, generator=generator)
+        fill_adapter(name, tensor, generator)
 
     def site(self, place: str, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> Site:
         return ParallelSite(place, tensors, self.activation, self.scale)
