@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from typer.main import get_command
 
 from transfer.cli.app import app
+from transfer.deltas import METHODS
 from transfer.similarity import ESTIMATORS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,6 +98,16 @@ def test_links_lead_somewhere(page):
 def test_every_estimator_is_explained():
     text = (ROOT / "docs" / "reference" / "estimators.md").read_text(encoding="utf-8")
     assert sorted(re.findall(r"^### (\S+)$", text, re.MULTILINE)) == ESTIMATORS.names()
+
+
+def test_every_method_is_in_the_table_with_its_number_of_parameters(embedded):
+    text = (ROOT / "docs" / "reference" / "methods.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\S+)` \| `(\w+)` \|.*?\| ([\d,]+) \|", text, re.MULTILINE)
+    counted = {}
+    for name in METHODS.names():
+        shapes = METHODS.get(name)().shapes(embedded.model).values()
+        counted[name] = METHODS.get(name).__name__, f"{sum(math.prod(shape) for shape in shapes):,}"
+    assert {name: (kind, n) for name, kind, n in rows} == counted
 
 
 def test_the_command_line_page_is_what_help_says(tmp_path):

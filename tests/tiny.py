@@ -25,12 +25,15 @@ from transformers import (
     RobertaModel,
     T5Config,
     T5ForConditionalGeneration,
+    ViTConfig,
+    ViTModel,
 )
 
 ENCODERS = ("bert", "roberta", "deberta-v2")
 SEQ2SEQ = ("t5", "bart")
 CAUSAL = ("gpt2", "llama", "qwen2")
 ARCHITECTURES = (*ENCODERS, *SEQ2SEQ, *CAUSAL)
+VISION = ("vit",)  # reads no text, so it is no backbone, but takes deltas
 
 _TEXT = [
     "text: a warm and funny film that never drags",
@@ -114,6 +117,17 @@ def tiny_model(arch: str, seed: int = 0) -> Any:
         ),
         "gpt2": lambda: GPT2LMHeadModel(
             GPT2Config(vocab_size=size, n_embd=32, n_layer=2, n_head=4, n_positions=160, bos_token_id=0, eos_token_id=2)
+        ),
+        "vit": lambda: ViTModel(
+            ViTConfig(
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                intermediate_size=64,
+                image_size=16,
+                patch_size=8,
+            ),
+            add_pooling_layer=False,
         ),
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**decoder)),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**decoder)),

@@ -22,6 +22,10 @@ def settings_of(method: str) -> dict[str, Any]:
     if method == "adapter":
         places = [f"encoder.layer.{layer}.output.dense" for layer in range(2)]
         return {"bottleneck": 2, "activation": "gelu_new", "where": ["ff.w2"], "places": places}
+    if method == "low-rank-adapter":
+        return {"reduction": 8, "rank": 3, "where": ["attn"], "places": list(PLACES)}
+    if method == "compacter":
+        return {"reduction": 4, "division": 4, "rank": 3, "shared_rule": False, "places": list(PLACES)}
     if method == "prefix":
         return {
             "length": 3,
@@ -49,6 +53,23 @@ def shapes_of(method: str, settings: dict[str, Any]) -> dict[str, tuple[int, ...
             "adapter_down.bias": (2,),
             "adapter_up.weight": (WIDTH, 2),
             "adapter_up.bias": (WIDTH,),
+        },
+        "low-rank-adapter": {
+            "low_rank_down.left": (2, 3),
+            "low_rank_down.right": (3, WIDTH),
+            "low_rank_down.bias": (2,),
+            "low_rank_up.left": (WIDTH, 3),
+            "low_rank_up.right": (3, 2),
+            "low_rank_up.bias": (WIDTH,),
+        },
+        "compacter": {
+            "compacter_rule": (4, 4, 4),
+            "compacter_down.left": (4, 4, 3),
+            "compacter_down.right": (4, 3, 2),
+            "compacter_down.bias": (8,),
+            "compacter_up.left": (4, 2, 3),
+            "compacter_up.right": (4, 3, 4),
+            "compacter_up.bias": (WIDTH,),
         },
         "prefix": {"prefix_key": (3, WIDTH), "prefix_value": (3, WIDTH)},
         "bitfit": {"bitfit_bias": (WIDTH,)},

@@ -166,8 +166,10 @@ def _moved(settings: Mapping[str, Any], front: str) -> dict[str, Any]:
     """Settings with another front on every place."""
     moved = dict(settings)
     if front:
-        moved["places"] = [f"{front}{place}" for place in settings["places"]]
-        for name in ("ranks", "alphas"):
+        for name in ("places", "input_places", "embeddings"):
+            if moved.get(name) is not None:
+                moved[name] = [f"{front}{place}" for place in moved[name]]
+        for name in ("ranks", "alphas", "parts"):
             if name in moved:
                 moved[name] = {f"{front}{place}": value for place, value in moved[name].items()}
     return moved

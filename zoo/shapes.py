@@ -14,7 +14,7 @@ class Free(str):
     __slots__ = ()
 
 
-IN, OUT, WIDTH = Free("in"), Free("out"), Free("width")
+IN, OUT, WIDTH, NARROW = Free("in"), Free("out"), Free("width"), Free("narrow")
 Shape = tuple[int | Free, ...]
 Rule = Callable[[Mapping[str, Any], str], dict[str, Shape]]
 
@@ -31,13 +31,49 @@ def _sora(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
 
 
 def _adapter(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
+    return _parallel(settings, place) | {"adapter_down.weight": (settings["bottleneck"], WIDTH)}
+
+
+def _parallel(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
     narrow = settings["bottleneck"]
     return {
-        "adapter_down.weight": (narrow, WIDTH),
+        "adapter_down.weight": (narrow, IN),
         "adapter_down.bias": (narrow,),
         "adapter_up.weight": (WIDTH, narrow),
         "adapter_up.bias": (WIDTH,),
     }
+
+
+def _low_rank(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
+    rank = settings["rank"]
+    return {
+        "low_rank_down.left": (NARROW, rank),
+        "low_rank_down.right": (rank, WIDTH),
+        "low_rank_down.bias": (NARROW,),
+        "low_rank_up.left": (WIDTH, rank),
+        "low_rank_up.right": (rank, NARROW),
+        "low_rank_up.bias": (WIDTH,),
+    }
+
+
+def _compacter(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
+    n, rank, part_of_width, part_of_narrow = (
+        settings["division"],
+        settings["rank"],
+        Free("width / n"),
+        Free("narrow / n"),
+    )
+    shapes: dict[str, Shape] = {
+        "compacter_down.left": (n, part_of_width, rank),
+        "compacter_down.right": (n, rank, part_of_narrow),
+        "compacter_down.bias": (NARROW,),
+        "compacter_up.left": (n, part_of_narrow, rank),
+        "compacter_up.right": (n, rank, part_of_width),
+        "compacter_up.bias": (WIDTH,),
+    }
+    if not settings.get("shared_rule", True) or place == settings["places"][0]:
+        shapes["compacter_rule"] = (n, n, n)
+    return shapes
 
 
 def _prefix(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
@@ -59,6 +95,9 @@ def _soft_prompt(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
 RULES: dict[str, Rule] = {
     "lora": _lora,
     "adapter": _adapter,
+    "parallel-adapter": _parallel,
+    "low-rank-adapter": _low_rank,
+    "compacter": _compacter,
     "prefix": _prefix,
     "bitfit": _bitfit,
     "soft-prompt": _soft_prompt,

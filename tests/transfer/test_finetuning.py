@@ -28,7 +28,7 @@ def equal(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[name].float(), right[name].float()) for name in left)
 
 
-@pytest.mark.parametrize("method", ["lora", "adapter", "prefix"])
+@pytest.mark.parametrize("method", ["lora", "adapter", "compacter", "parallel-adapter", "prefix"])
 def test_from_scratch(method, small_zoo):
     backbone, zoo = small_zoo("bert", method)
     task = small.toy_target()

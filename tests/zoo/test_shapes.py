@@ -9,7 +9,10 @@ from zoo import CardError, TensorError
 from zoo.shapes import check_shapes, expected_shapes
 
 
-@pytest.mark.parametrize("method", ["lora", "adapter", "prefix", "bitfit", "soft-prompt", "sora", "other"])
+@pytest.mark.parametrize(
+    "method",
+    ["lora", "adapter", "low-rank-adapter", "compacter", "prefix", "bitfit", "soft-prompt", "sora", "other"],
+)
 def test_right_shapes_pass(method):
     settings = settings_of(method)
     check_shapes(method, settings, shapes_of(method, settings))
@@ -69,3 +72,13 @@ def test_tensors_of_an_unknown_method_must_be_at_its_places():
         check_shapes("bitfit", settings_of("bitfit"), {"elsewhere.weight": (3,)})
     with pytest.raises(TensorError, match="no tensors"):
         check_shapes("bitfit", {}, {})
+
+
+def test_a_shared_rule_is_a_tensor_of_the_first_place():
+    settings = settings_of("compacter") | {"shared_rule": True}
+    shapes = dict(shapes_of("compacter", settings))
+    second = f"{settings['places'][1]}.compacter_rule"
+    with pytest.raises(TensorError, match=f"unexpected {second}"):
+        check_shapes("compacter", settings, shapes)
+    del shapes[second]
+    check_shapes("compacter", settings, shapes)

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from transfer.deltas.bitfit import BitFit
     from transfer.deltas.blocks import block_indices, block_of, n_blocks
     from transfer.deltas.common_structure import structure
+    from transfer.deltas.compacter import Compacter
     from transfer.deltas.delta import Delta
     from transfer.deltas.described import describe
     from transfer.deltas.lora import LoRA
+    from transfer.deltas.low_rank_adapter import LowRankAdapter
     from transfer.deltas.method import DeltaMethod
     from transfer.deltas.mixed import Mixed
+    from transfer.deltas.parallel_adapter import ParallelAdapter
     from transfer.deltas.prefix import Prefix
     from transfer.deltas.pruning import prune
     from transfer.deltas.ranks import ranks_of
@@ -36,6 +39,9 @@ METHODS = Registry(
     {
         "lora": "transfer.deltas.lora:LoRA",
         "adapter": "transfer.deltas.adapter:Adapter",
+        "parallel-adapter": "transfer.deltas.parallel_adapter:ParallelAdapter",
+        "low-rank-adapter": "transfer.deltas.low_rank_adapter:LowRankAdapter",
+        "compacter": "transfer.deltas.compacter:Compacter",
         "prefix": "transfer.deltas.prefix:Prefix",
         "bitfit": "transfer.deltas.bitfit:BitFit",
         "soft-prompt": "transfer.deltas.soft_prompt:SoftPrompt",
@@ -48,9 +54,12 @@ _FILES = {
     "Adapter": "adapter",
     "Attached": "attached",
     "BitFit": "bitfit",
+    "Compacter": "compacter",
     "Delta": "delta",
     "DeltaMethod": "method",
     "LoRA": "lora",
+    "LowRankAdapter": "low_rank_adapter",
+    "ParallelAdapter": "parallel_adapter",
     "Mixed": "mixed",
     "Prefix": "prefix",
     "SoRA": "sora",
@@ -70,10 +79,13 @@ __all__ = [
     "Adapter",
     "Attached",
     "BitFit",
+    "Compacter",
     "Delta",
     "DeltaMethod",
     "LoRA",
+    "LowRankAdapter",
     "Mixed",
+    "ParallelAdapter",
     "Prefix",
     "SoRA",
     "SoftPrompt",

@@ -6,7 +6,7 @@ Source: Houlsby et al. 2019, arxiv.org/abs/1902.00751, section 2.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,31 +15,17 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from transfer.deltas.attached import Holder, Site, own_precision
-from transfer.deltas.method import DeltaMethod
+from transfer.deltas.attached import Holder, Site
+from transfer.deltas.bottleneck import ACTIVATIONS, BottleneckMethod, BottleneckSite
 from transfer.deltas.modules import features, linear_features
 from transfer.deltas.norms import is_norm
 from transfer.errors import ConfigError, DeltaError
 
-
-def gelu_new(x: torch.Tensor) -> torch.Tensor:
-    """GELU by tanh, as GPT-2 and OpenDelta have it."""
-    return functional.gelu(x, approximate="tanh")
-
-
-# Functions at the top of a file pickle by name; lambdas would not.
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "gelu": functional.gelu,
-    "gelu_new": gelu_new,
-    "relu": functional.relu,
-    "silu": functional.silu,
-    "swish": functional.silu,
-    "tanh": torch.tanh,
-}
+__all__ = ["ACTIVATIONS", "Adapter", "AdapterSite", "adapter_shapes", "fill_adapter"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapter(DeltaMethod):
+class Adapter(BottleneckMethod):
     """h + up(act(down(h))) on the output h of a linear layer, before the residual is added.
 
     Starts as the bare backbone: `up` and the biases are zero. `down` is drawn as wide as LoRA's A, not with the
@@ -47,7 +33,6 @@ class Adapter(DeltaMethod):
 
     Args:
         bottleneck: Width of the narrow layer, at least 1.
-        activation: One of gelu, gelu_new, relu, silu, swish, tanh.
         reads: "output" is Houlsby's, above. "sum" is Pfeiffer's (2021, aclanthology.org/2021.eacl-main.39) as
             AdapterHub has it: s + up(act(down(norm(s)))) on the sum s of output and residual. Its places are the
             normalisations behind the sums, as in BERT (`ff.norm`); where a model normalises before its sub-layers, as
@@ -55,19 +40,14 @@ class Adapter(DeltaMethod):
     """
 
     method: ClassVar[str] = "adapter"
-    learning_rate: ClassVar[float] = 3e-3
     prefix: ClassVar[str] = "adapter_"
 
     bottleneck: int = 8
-    activation: str = "gelu_new"
     reads: str = "output"
-    where: tuple[str, ...] = ("attn.proj", "ff.w2")
 
     def check(self) -> None:
-        if self.bottleneck < 1:
-            raise ConfigError(f"bottleneck must be at least 1, got {self.bottleneck}")
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError(f"no activation named {self.activation!r}", found=", ".join(ACTIVATIONS))
+        super().check()
+        self.at_least_one("bottleneck")
         if self.reads not in ("output", "sum"):
             raise ConfigError(f"an adapter cannot read {self.reads!r}", found="output, sum")
 
@@ -79,17 +59,10 @@ class Adapter(DeltaMethod):
 
     def local_shapes(self, place: str, module: nn.Module) -> dict[str, tuple[int, ...]]:
         width = _sum_width(place, module) if self.reads == "sum" else linear_features(place, module, self.method)[1]
-        return {
-            "adapter_down.weight": (self.bottleneck, width),
-            "adapter_down.bias": (self.bottleneck,),
-            "adapter_up.weight": (width, self.bottleneck),
-            "adapter_up.bias": (width,),
-        }
+        return adapter_shapes(width, self.bottleneck, width)
 
     def fill(self, name: str, tensor: torch.Tensor, generator: torch.Generator) -> None:
-        if name == "adapter_down.weight":
-            bound = 1 / math.sqrt(tensor.shape[1])
-            tensor.uniform_(-bound, bound, generator=generator)
+        fill_adapter(name, tensor, generator)
 
     def site(self, place: str, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> Site:
         at_norm = self.reads == "sum" and is_norm(model.get_submodule(place))
@@ -111,32 +84,34 @@ def _sum_width(place: str, module: nn.Module) -> int:
     return widths[-1]
 
 
-class AdapterSite(Site):
-    """The bottleneck after one linear layer."""
+def adapter_shapes(n_in: int, bottleneck: int, n_out: int) -> dict[str, tuple[int, ...]]:
+    """Local tensor name -> shape of a bottleneck of two linear layers."""
+    return {
+        "adapter_down.weight": (bottleneck, n_in),
+        "adapter_down.bias": (bottleneck,),
+        "adapter_up.weight": (n_out, bottleneck),
+        "adapter_up.bias": (n_out,),
+    }
+
+
+def fill_adapter(name: str, tensor: torch.Tensor, generator: torch.Generator) -> None:
+    """Draw `down`, and leave the rest at zero: the backbone answers as without."""
+    if name == "adapter_down.weight":
+        bound = 1 / math.sqrt(tensor.shape[1])
+        tensor.uniform_(-bound, bound, generator=generator)
+
+
+class AdapterSite(BottleneckSite):
+    """Two linear layers after another one."""
 
     adapter_down: Holder
     adapter_up: Holder
 
-    def __init__(self, place: str, tensors: Mapping[str, torch.Tensor], activation: str) -> None:
-        super().__init__(place, tensors)
-        self.activation = activation
+    def down(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.linear(x, self.adapter_down.weight, self.adapter_down.bias)
 
-    def install(self, module: nn.Module) -> list[RemovableHandle]:
-        return [module.register_forward_hook(self.add)]
-
-    def add(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Forward hook. The output is (..., width), or a tuple whose first item is."""
-        hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        changed = hidden + self.change(hidden)
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-    def change(self, hidden: torch.Tensor) -> torch.Tensor:
-        """up(act(down(hidden))). (..., width) to (..., width)."""
-        down, down_bias = self.adapter_down.weight, self.adapter_down.bias
-        up, up_bias = self.adapter_up.weight, self.adapter_up.bias
-        x = own_precision(hidden, down)
-        narrow = ACTIVATIONS[self.activation](functional.linear(x, down, down_bias))
-        return functional.linear(narrow, up, up_bias).to(hidden.dtype)
+    def up(self, narrow: torch.Tensor) -> torch.Tensor:
+        return functional.linear(narrow, self.adapter_up.weight, self.adapter_up.bias)
 
 
 class NormSite(AdapterSite):

@@ -1,4 +1,4 @@
-"""LoRA: a product of two narrow matrices beside a linear layer.
+"""LoRA: a product of two narrow matrices beside a linear layer or an embedding.
 
 Source: Hu et al. 2021, arxiv.org/abs/2106.09685, section 4.1.
 """
@@ -6,7 +6,7 @@ Source: Hu et al. 2021, arxiv.org/abs/2106.09685, section 4.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -17,8 +17,14 @@ from torch.utils.hooks import RemovableHandle
 
 from transfer.deltas.addressing import find_places
 from transfer.deltas.attached import Attached, Site, own_precision
-from transfer.deltas.method import DeltaMethod
-from transfer.deltas.modules import is_conv1d, linear_features
+from transfer.deltas.method import DeltaMethod, generator_for
+from transfer.deltas.modules import (
+    embedding_features,
+    embedding_scale,
+    is_conv1d,
+    linear_features,
+    named_modules,
+)
 from transfer.errors import ConfigError, DeltaError
 
 Number = TypeVar("Number", int, float)
@@ -27,6 +33,9 @@ Number = TypeVar("Number", int, float)
 @dataclass(frozen=True, kw_only=True)
 class LoRA(DeltaMethod):
     """y = W x + alpha / rank * B A x; A is (rank, in), B is (out, rank). Starts as the bare backbone: B is zero.
+
+    On an embedding x is the one-hot row of an id, so A has a column for each id; there A is zero at the start and B
+    random, as PEFT has it, and nothing is dropped.
 
     Args:
         rank: Columns of B, at least 1.
@@ -44,6 +53,7 @@ class LoRA(DeltaMethod):
     learning_rate: ClassVar[float] = 2e-3
     prefix: ClassVar[str] = "lora_"
     by_output: ClassVar[tuple[str, ...]] = ("lora_B",)
+    derived: ClassVar[tuple[str, ...]] = ("embeddings",)
 
     rank: int = 8
     alpha: float = 16
@@ -87,8 +97,8 @@ class LoRA(DeltaMethod):
         places = self.places(model)
         return replace(self, ranks=_by_place(model, places, self.ranks), alphas=_by_place(model, places, self.alphas))
 
-    def shapes(self, model: nn.Module) -> dict[str, tuple[int, ...]]:
-        return super(LoRA, self.on(model)).shapes(model)
+    def shapes_by_place(self, model: nn.Module) -> dict[str, dict[str, tuple[int, ...]]]:
+        return super(LoRA, self.on(model)).shapes_by_place(model)
 
     def attach(self, model: nn.Module, tensors: Mapping[str, torch.Tensor] | None = None, seed: int = 0) -> Attached:
         return super(LoRA, self.on(model)).attach(model, tensors, seed)
@@ -99,10 +109,12 @@ class LoRA(DeltaMethod):
             settings[name] = dict(settings[name])
             if not settings[name]:
                 del settings[name]
+        if model is not None and (embeddings := _embeddings(model, settings["places"])):
+            settings["embeddings"] = embeddings
         return settings
 
     def local_shapes(self, place: str, module: nn.Module) -> dict[str, tuple[int, ...]]:
-        n_in, n_out = linear_features(place, module, self.method)
+        n_in, n_out = embedding_features(module) or linear_features(place, module, self.method)
         rank = self.rank_at(place)
         return {"lora_A": (rank, n_in), "lora_B": (n_out, rank)}
 
@@ -111,12 +123,21 @@ class LoRA(DeltaMethod):
             bound = 1 / math.sqrt(tensor.shape[1])
             tensor.uniform_(-bound, bound, generator=generator)
 
+    def draw(self, model: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
+        start = super().draw(model, seed)
+        places = [name.removesuffix(".lora_A") for name in start if name.endswith(".lora_A")]
+        for place in _embeddings(model, places):
+            start[f"{place}.lora_A"].zero_()
+            name = f"{place}.lora_B"
+            start[name] = start[name].normal_(generator=generator_for(seed, name)).half().float()
+        return start
+
     def site(self, place: str, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> Site:
         return LoRASite(place, tensors, self.scale(place), self.dropout)
 
 
 class LoRASite(Site):
-    """A and B beside one linear layer."""
+    """A and B beside one linear layer or embedding."""
 
     lora_A: nn.Parameter
     lora_B: nn.Parameter
@@ -131,8 +152,11 @@ class LoRASite(Site):
     def add(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
     ) -> torch.Tensor:
-        """Forward hook. Input (..., in), output (..., out)."""
+        """Forward hook. Input (..., in), or (...) ids of an embedding; output (..., out)."""
         x: torch.Tensor = args[0] if args else next(iter(kwargs.values()))
+        if embedding_features(module) is not None:
+            narrow = functional.embedding(x, self.lora_A.T) * (self.strength() * embedding_scale(module))
+            return output + functional.linear(narrow, self.lora_B).to(output.dtype)
         x = own_precision(x, self.lora_A)
         if self.dropout:
             x = functional.dropout(x, self.dropout, self.training)
@@ -146,7 +170,8 @@ class LoRASite(Site):
 
     def changes(self, module: nn.Module) -> dict[str, torch.Tensor]:
         change = self.lora_B * self.strength() @ self.lora_A
-        return {"weight": change.T if is_conv1d(module) else change}
+        turned = is_conv1d(module) or embedding_features(module) is not None
+        return {"weight": change.T if turned else change}
 
 
 def _by_place(model: nn.Module, places: Sequence[str], given: Mapping[str, Number]) -> dict[str, Number]:
@@ -162,3 +187,9 @@ def _by_place(model: nn.Module, places: Sequence[str], given: Mapping[str, Numbe
             )
         found |= dict.fromkeys(meant, given[name])
     return {place: found[place] for place in places if place in found}
+
+
+def _embeddings(model: nn.Module, places: Iterable[str]) -> list[str]:
+    """Those of the places that are embeddings."""
+    modules = named_modules(model)
+    return [place for place in places if embedding_features(modules[place]) is not None]

@@ -24,7 +24,8 @@ class DeltaMethod(ABC):
     """Settings of one method, and how it goes onto a model. A new method is a new file, an entry in `METHODS`, a test.
 
     Args:
-        where: The places, by common-structure names, ends of module names or expressions (see `addressing`).
+        where: The places, by common-structure names, ends of module names or expressions (see `addressing`); or the
+            name of one of the method's `presets`, alone.
         exclude: Modules to leave out of them, with all that is inside; the same kinds of names.
         at: Exact places, as a card lists them; goes before `where` and `exclude`.
         parts: place -> the parts of its fused layer that are trained, as a card lists them (see `fused`); read from
@@ -36,6 +37,7 @@ class DeltaMethod(ABC):
     starts_bare: ClassVar[bool] = True  # attached with its start, the backbone answers as without
     derived: ClassVar[tuple[str, ...]] = ()  # settings read from the model: on the card, but not chosen
     by_output: ClassVar[tuple[str, ...]] = ()  # local tensors with a row for each output of the layer
+    presets: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # a name `where` may be alone -> the places it stands for
 
     where: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -43,11 +45,12 @@ class DeltaMethod(ABC):
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "where", _names(self.where, "where"))
-        object.__setattr__(self, "exclude", _names(self.exclude, "exclude"))
+        where = as_names(self.where, "where")
+        object.__setattr__(self, "where", self.presets.get(where[0], where) if len(where) == 1 else where)
+        object.__setattr__(self, "exclude", as_names(self.exclude, "exclude"))
         if self.at is not None:
-            object.__setattr__(self, "at", _names(self.at, "at"))
-        object.__setattr__(self, "parts", {place: _names(names, "parts") for place, names in self.parts.items()})
+            object.__setattr__(self, "at", as_names(self.at, "at"))
+        object.__setattr__(self, "parts", {place: as_names(names, "parts") for place, names in self.parts.items()})
         self.check()
 
     @abstractmethod
@@ -73,6 +76,10 @@ class DeltaMethod(ABC):
     def helpers(self, model: nn.Module) -> list[Site]:
         """Sites without tensors that the method needs beside its places, such as a shift of positions."""
         return []
+
+    def link(self, sites: Sequence[Site], helpers: Sequence[Site]) -> None:
+        """Let sites reach what they share, before any is installed; most share nothing."""
+        return
 
     def direct(self) -> DeltaMethod:
         """The method without what only training needs, such as a network that the stored tensors have been through."""
@@ -138,12 +145,17 @@ class DeltaMethod(ABC):
 
     def shapes(self, model: nn.Module) -> dict[str, tuple[int, ...]]:
         """Canonical tensor name -> shape, read from the modules; no forward pass is needed."""
-        modules = named_modules(model)
         return {
             f"{place}.{name}": shape
-            for place in self.places(model)
-            for name, shape in self.local_shapes(place, modules[place]).items()
+            for place, local in self.shapes_by_place(model).items()
+            for name, shape in local.items()
         }
+
+    def shapes_by_place(self, model: nn.Module) -> dict[str, dict[str, tuple[int, ...]]]:
+        """place -> local tensor name -> shape, in model order. For what a place alone does not tell, as tensors that
+        several places share."""
+        modules = named_modules(model)
+        return {place: self.local_shapes(place, modules[place]) for place in self.places(model)}
 
     def settings(self, model: nn.Module | None = None) -> dict[str, Any]:
         """All that `from_settings` needs, as JSON: the fields, and with a model the places it goes on there."""
@@ -211,24 +223,24 @@ class DeltaMethod(ABC):
         """
         host = inner_model(model)
         fixed = self.fixed(host)
-        shapes = fixed.shapes(host)
+        by_place = fixed.shapes_by_place(host)
+        shapes = {f"{place}.{name}": shape for place, local in by_place.items() for name, shape in local.items()}
         if tensors is None:
             tensors = fixed.draw(host, seed)
         check_tensors(shapes, tensors)
         sites = []
         modules = named_modules(host)
         together = fused_at(host) if fixed.parts else {}
-        for place in fixed.at or ():
-            local = {
-                name: tensors[f"{place}.{name}"].detach().to(torch.float32, copy=True)
-                for name in fixed.local_shapes(place, modules[place])
-            }
+        for place, names in by_place.items():
+            local = {name: tensors[f"{place}.{name}"].detach().to(torch.float32, copy=True) for name in names}
             site = fixed.site(place, local, host)
             if place in fixed.parts:
                 rows = rows_of_parts(modules, place, fixed.parts[place], together.get(place, ()))
                 site.train_rows(dict.fromkeys(self.by_output, rows))
             sites.append(site)
-        return Attached(host, self, sites, fixed.helpers(host)).attach()
+        helpers = fixed.helpers(host)
+        fixed.link(sites, helpers)
+        return Attached(host, self, sites, helpers).attach()
 
     def _local(self, name: str) -> str:
         """Canonical name without its place: local names begin with the method's own prefix."""
@@ -243,7 +255,7 @@ def generator_for(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _names(names: Any, setting: str) -> tuple[str, ...]:
+def as_names(names: Any, setting: str) -> tuple[str, ...]:
     """A tuple of names from a list, a tuple or a single name.
 
     Raises:

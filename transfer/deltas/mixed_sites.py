@@ -13,6 +13,7 @@ from transfer.deltas.adapter import ACTIVATIONS
 from transfer.deltas.attached import own_precision
 from transfer.deltas.method import DeltaMethod
 from transfer.deltas.mixed import MixedSite, Piece, Router
+from transfer.deltas.modules import embedding_features
 from transfer.errors import DeltaError
 
 
@@ -68,6 +69,11 @@ class LoRARows(MixedSite):
 
     @classmethod
     def build(cls, place: str, pieces: Sequence[Piece | None], router: Router, model: nn.Module) -> MixedSite:
+        if embedding_features(model.get_submodule(place)) is not None:
+            raise DeltaError(
+                f"a LoRA on the embedding {place!r} cannot be mixed with others in one batch",
+                hint="backbone.switching() goes from delta to delta",
+            )
         stacks = stacks_of(place, pieces, ("lora_A", "lora_B"))
         for number, piece in enumerate(pieces, 1):
             if piece is not None:
@@ -94,6 +100,11 @@ class AdapterRows(MixedSite):
 
     @classmethod
     def kind(cls, method: DeltaMethod) -> str:
+        if getattr(method, "reads", "output") != "output":
+            raise DeltaError(
+                "an adapter that reads the sum with the residual cannot be mixed with others in one batch",
+                hint="backbone.switching() goes from delta to delta",
+            )
         return str(getattr(method, "activation"))  # noqa: B009
 
     @classmethod

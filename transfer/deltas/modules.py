@@ -52,6 +52,22 @@ def features(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
+def embedding_features(module: nn.Module) -> tuple[int, int] | None:
+    """(ids, width) of a layer that looks up rows of its weight by ids, which is a linear layer of one-hot rows.
+
+    None for anything else, also for embeddings of positions that are given no ids.
+    """
+    if not isinstance(module, nn.Embedding):
+        return None
+    looks_up = type(module).forward is nn.Embedding.forward or hasattr(module, "embed_scale")
+    return (module.num_embeddings, module.embedding_dim) if looks_up else None
+
+
+def embedding_scale(module: nn.Module) -> float:
+    """What an embedding multiplies its rows with, as those of BART and Gemma do; 1 for others."""
+    return float(getattr(module, "embed_scale", 1.0))
+
+
 def linear_features(place: str, module: nn.Module, method: str) -> tuple[int, int]:
     """(in, out) features of the layer at `place`.
 

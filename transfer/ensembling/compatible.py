@@ -13,7 +13,7 @@ from transfer.errors import DeltaError
 from zoo import Module
 
 # Settings that act in training only, or that the list of places makes idle.
-IDLE = frozenset({"dropout", "reparameterisation", "where", "exclude", "places"}) | {
+IDLE = frozenset({"dropout", "reparameterisation", "where", "exclude", "places", "inputs"}) | {
     *("xi", "threshold", "scale_by_rate", "gate_learning_rate", "penalty"),  # how SoRA's gates are trained
 }
 

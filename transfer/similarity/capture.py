@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
 from transfer.deltas.method import DeltaMethod
-from transfer.deltas.modules import named_modules
+from transfer.deltas.modules import embedding_features, embedding_scale, named_modules
 
 BATCH = 16  # examples of a backward pass
 
@@ -32,10 +32,11 @@ def weight_gradients(
 
     Args:
         backbone: Any kind; what is attached now comes back afterwards.
-        places: Names of linear layers.
+        places: Names of linear layers and embeddings.
         encoded: Labelled examples.
         use: Called for each batch with place -> (g (tokens, out), x (tokens, in)), fp32: the batch's share of
             dL/dW, L being the mean loss over all of `encoded`, is the sum over tokens of g x^T. Weight (out, in).
+            At an embedding x is sparse: the one-hot rows of the ids.
     """
     probe = _Probe()
     modules = named_modules(backbone)
@@ -110,6 +111,8 @@ class _Probe:
     def add_at(self, place: str) -> Callable[..., Tensor]:
         def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
             x: Tensor = args[0] if args else next(iter(kwargs.values()))
+            if (sizes := embedding_features(module)) is not None:
+                x = one_hot(x, sizes[0]) * embedding_scale(module)
             zero = torch.zeros_like(output, requires_grad=True)
             self.seen.append((place, zero, x.detach()))
             return output + zero
@@ -121,8 +124,22 @@ class _Probe:
         parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for (place, _, x), g in zip(self.seen, found, strict=True):
             if g is not None:
-                parts.setdefault(place, []).append((g.flatten(0, -2).float(), x.flatten(0, -2).float()))
+                rows = x if x.is_sparse else x.flatten(0, -2).float()
+                parts.setdefault(place, []).append((g.flatten(0, -2).float(), rows))
         # An encoder reads inputs and choices in two passes: one place is seen twice.
         return {
             place: (torch.cat([g for g, _ in both]), torch.cat([x for _, x in both])) for place, both in parts.items()
         }
+
+
+def one_hot(ids: Tensor, n: int) -> Tensor:
+    """Rows (ids, n) with a one in the column of each id, sparse: a vocabulary is wide."""
+    flat = ids.flatten()
+    rows = torch.arange(len(flat), device=ids.device)
+    return torch.sparse_coo_tensor(
+        torch.stack([rows, flat]),
+        torch.ones(len(flat), device=ids.device),
+        (len(flat), n),
+        is_coalesced=True,
+        check_invariants=False,
+    )

@@ -44,7 +44,7 @@ def sketch_outer(place: str, left: Tensor, right: Tensor) -> Tensor:
     Args:
         place: Name that seeds the signs.
         left: (rows, out): output gradients at the tokens, or the transpose of scale * B.
-        right: (rows, in): inputs at the tokens, or A.
+        right: (rows, in): inputs at the tokens, sparse for ids, or A.
     Returns:
         (SIZE,), fp32, on the CPU.
     """
@@ -52,7 +52,7 @@ def sketch_outer(place: str, left: Tensor, right: Tensor) -> Tensor:
     left, right = left.float(), right.float()
     if (rows + SIZE) * n_out * n_in < rows * SIZE * (n_out + n_in):
         # Many rows at a narrow place: their sum costs less than a projection of each.
-        return sketch_tensor(place, left.T @ right)
+        return sketch_tensor(place, (right.T @ left).T)  # a sparse factor has to stand in front
     u, v = signs(place, "out", n_out).to(left.device), signs(place, "in", n_in).to(right.device)
     return (((left @ u.T) * (right @ v.T)).sum(dim=0) / math.sqrt(SIZE)).cpu()
 

@@ -20,6 +20,8 @@ from zoo.shapes import places_of
 from zoo.tensors import FileTensors, RenamedTensors
 
 FRONT = "base_model.model."
+_LINEAR = re.compile(r"(?:base_model\.model\.)?(?P<place>.+)\.lora_(?P<part>[AB])(?:\.default)?\.weight")
+_EMBEDDING = re.compile(r"(?:base_model\.model\.)?(?P<place>.+)\.lora_embedding_(?P<part>[AB])(?:\.default)?")
 
 
 def why_not(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str | None:
@@ -60,13 +62,21 @@ def _longest_first(own: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def to_file(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Canonical names -> names in the file."""
-    return {f"{FRONT}{name}.weight": tensor for name, tensor in tensors.items()}
+    """Canonical names -> names in the file; on embeddings PEFT calls A and B otherwise."""
+    embeddings = {f"{place}.{part}" for place in settings.get("embeddings") or () for part in ("lora_A", "lora_B")}
+    return {
+        f"{FRONT}{name.replace('.lora_', '.lora_embedding_')}"
+        if name in embeddings
+        else f"{FRONT}{name}.weight": tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def from_file(settings: Mapping[str, Any], file: FileTensors) -> Mapping[str, torch.Tensor]:
     """The way back, for files of ours."""
-    names = {name.removeprefix(FRONT).removesuffix(".weight"): name for name in file}
+    names = {
+        name.removeprefix(FRONT).removesuffix(".weight").replace(".lora_embedding_", ".lora_"): name for name in file
+    }
     return RenamedTensors({name: partial(file.__getitem__, inside) for name, inside in names.items()})
 
 
@@ -90,6 +100,8 @@ def read(folder: Path, config: Mapping[str, Any], file: FileTensors, places: Seq
         ranks[place] = own
         alphas[place] = own_alpha * math.sqrt(own) if config.get("use_rslora") else own_alpha
     settings = lora_settings(rank, ranks, alphas, float(number(folder, config, "lora_dropout", 0.0)), kept)
+    if embeddings := [place for place in kept if ".lora_embedding_A" in named[place]["lora_A"]]:
+        settings["embeddings"] = embeddings
     notes += left_out(dropped)
     if config.get("use_rslora"):
         notes.append("rank-stabilised: its scale alpha / sqrt(rank) is kept as an alpha of the same effect")
@@ -110,12 +122,14 @@ def _parts(folder: Path, file: FileTensors, config: Mapping[str, Any]) -> tuple[
     found: dict[str, dict[str, str]] = {}
     dropped = []
     for name in file:
-        match = re.fullmatch(r"(?:base_model\.model\.)?(?P<place>.+)\.(?P<part>lora_[AB])(?:\.default)?\.weight", name)
+        match = _LINEAR.fullmatch(name) or _EMBEDDING.fullmatch(name)
         if match:
-            found.setdefault(match["place"], {})[match["part"]] = name
+            found.setdefault(match["place"], {})[f"lora_{match['part']}"] = name
         elif "lora_" in name:
             raise FormatError(
-                f"{folder} is not a plain LoRA", found=f"it has {name}", hint="only A and B of linear layers are read"
+                f"{folder} is not a plain LoRA",
+                found=f"it has {name}",
+                hint="only A and B of linear layers and embeddings are read",
             )
         elif _is_head(name, saved):
             dropped.append(name)

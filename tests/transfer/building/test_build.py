@@ -106,15 +106,17 @@ def test_a_build_that_dies_on_the_way_goes_on(tasks, copied, settings, in_proces
 def test_all_methods_and_the_report(tasks, tmp_path, settings, in_process):
     out = tmp_path / "zoo"
     rates = dataclasses.replace(FAST, learning_rate=None, steps=4)  # None: each method's own
-    settings = dataclasses.replace(settings, methods=("lora", "adapter", "prefix"), tune=rates, criterion=-1e12)
+    settings = dataclasses.replace(settings, methods=tuple(METHODS.names()), tune=rates, criterion=-1e12)
     result, _ = built(tasks, out, settings, only=["moods"])
-    assert {record.learning_rate for record in result.records} == {2e-3, 3e-3, 3e-2}
+    assert {r.method: r.learning_rate for r in result.records} == {
+        name: METHODS.get(name).learning_rate for name in METHODS.names()
+    }
     assert {module.card.start for module in Zoo(out)} == {path.stem for path in (out / "starts").iterdir()}
     report = json.loads((out / "build.json").read_text())
     assert report["kept"] == sorted(result.kept)
-    assert len(result.kept) == 3
+    assert len(result.kept) == len(METHODS.names())
     assert report["left_out"] == result.left_out
-    assert [row["method"] for row in report["results"]] == ["lora", "adapter", "prefix"]
+    assert [row["method"] for row in report["results"]] == METHODS.names()
     assert all(0 <= row["test_accuracy"] <= 1 for row in report["results"])
 
 

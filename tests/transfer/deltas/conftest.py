@@ -12,8 +12,10 @@ from transfer.deltas import Attached
 
 
 def make_inputs(arch: str) -> dict[str, torch.Tensor]:
-    """Three texts of up to nine tokens, the second padded: behind for encoders, in front for decoders."""
+    """Three texts of up to nine tokens, the second padded: behind for encoders, in front for decoders; or images."""
     generator = torch.Generator().manual_seed(7)
+    if arch in tiny.VISION:
+        return {"pixel_values": torch.randn(3, 3, 16, 16, generator=generator)}
     ids = torch.randint(5, 200, (3, 9), generator=generator)
     mask = torch.ones(3, 9, dtype=torch.long)
     padding = slice(0, 3) if arch in tiny.CAUSAL else slice(6, 9)
@@ -28,6 +30,8 @@ def run_model(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Logits, or hidden states, of the real tokens: (tokens, width)."""
     output = model(**inputs)
     values = output.logits if hasattr(output, "logits") else output.last_hidden_state
+    if "pixel_values" in inputs:
+        return values.flatten(0, 1)
     real = inputs["attention_mask"].bool() if "decoder_input_ids" not in inputs else torch.ones(3, 5, dtype=torch.bool)
     return values[real]
 

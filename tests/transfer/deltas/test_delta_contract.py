@@ -11,9 +11,24 @@ import torch
 
 from transfer.deltas import METHODS, Delta
 from transfer.errors import DeltaError
+from zoo import Card, Module, Zoo
 
-PAIRS = [(method, arch) for method in METHODS.names() for arch in tiny.ARCHITECTURES]
+FOLDS = {"lora", "bitfit", "sora"}  # where a change of the backbone's own parameters does the same
+# What cannot be, and what the error says.
+NOT_THERE = {("soft-prompt", "vit"): "takes no inputs_embeds in place of token ids"}
+PAIRS = [
+    (method, arch)
+    for method in METHODS.names()
+    for arch in (*tiny.ARCHITECTURES, *tiny.VISION)
+    if (method, arch) not in NOT_THERE
+]
+# Methods that share their hooks with the adapter: what does not depend on their own part is tested on a few.
+ALIKE, FEW = ("parallel-adapter", "low-rank-adapter", "compacter"), ("bert", "t5", "llama")
 every_pair = pytest.mark.parametrize(("name", "arch"), PAIRS)
+most_pairs = pytest.mark.parametrize(("name", "arch"), [p for p in PAIRS if p[0] not in ALIKE or p[1] in FEW])
+text_pairs = pytest.mark.parametrize(
+    ("name", "arch"), [p for p in PAIRS if p[1] not in tiny.VISION and (p[0] not in ALIKE or p[1] in FEW)]
+)
 
 
 @pytest.fixture
@@ -101,7 +116,64 @@ def test_settings_build_the_method_again(case, outputs, disturbed):
     assert torch.equal(outputs(model, inputs), changed)
 
 
-@every_pair
+@pytest.mark.parametrize(("name", "arch"), sorted(NOT_THERE))
+def test_what_cannot_be_says_why(name, arch, tiny_model):
+    with pytest.raises(DeltaError, match=NOT_THERE[name, arch]):
+        METHODS.get(name)().attach(tiny_model(arch))
+
+
+# Parallel adapters too: with a cache the tokens come one by one past what keeps their input.
+@pytest.mark.parametrize("arch", [*tiny.SEQ2SEQ, *tiny.CAUSAL])
+@pytest.mark.parametrize("name", ["prefix", "soft-prompt", "parallel-adapter"])
+@torch.no_grad()
+def test_greedy_generation_is_the_same_with_a_cache_and_without(case, disturbed):
+    method, model, inputs = case
+    inputs.pop("decoder_input_ids", None)
+    # No token twice: tiny models would say the same one over and over, with a cache or without.
+    settings = {"max_new_tokens": 5, "do_sample": False, "no_repeat_ngram_size": 1, "pad_token_id": 1}
+    settings |= {"eos_token_id": None, "output_logits": True, "return_dict_in_generate": True}
+    bare = model.generate(**inputs, **settings)
+    disturbed(method.attach(model))
+    cached = model.generate(**inputs, **settings, use_cache=True)
+    uncached = model.generate(**inputs, **settings, use_cache=False)
+    assert torch.equal(cached.sequences, uncached.sequences)
+    assert cached.sequences.shape == bare.sequences.shape
+    for step, (left, right) in enumerate(zip(cached.logits, uncached.logits, strict=True)):
+        assert torch.allclose(left, right, atol=1e-4), step
+    assert not torch.allclose(cached.logits[0], bare.logits[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("arch", ["bert", "t5"])
+@pytest.mark.parametrize("name", METHODS.names())
+@torch.no_grad()
+def test_a_stored_module_gives_the_same(case, arch, tmp_path, outputs, disturbed):
+    method, model, inputs = case
+    attached = method.attach(model)
+    tensors = disturbed(attached)
+    changed = outputs(model, inputs)
+    attached.detach()
+    card = Card(task="toy", method=method.method, settings=method.settings(model), backbone=arch, fingerprint="a" * 64)
+    Delta.from_module(Zoo(tmp_path).add(Module.new(card, tensors))).attach(model)
+    assert torch.equal(outputs(model, inputs), changed)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+@torch.no_grad()
+def test_a_merged_backbone_answers_as_with_the_delta_on(name, tiny_model, inputs_for, outputs, disturbed):
+    method, model, inputs = METHODS.get(name)(), tiny_model("bert"), inputs_for("bert")
+    attached = method.attach(model)
+    disturbed(attached)
+    changed = outputs(model, inputs)
+    if name in FOLDS:
+        attached.merge()
+        assert not attached.attached
+    else:
+        with pytest.raises(DeltaError, match="cannot be merged into the backbone"):
+            attached.merge()
+    assert torch.allclose(outputs(model, inputs), changed, atol=1e-5)
+
+
+@most_pairs
 @torch.no_grad()
 def test_copies_and_pickles_act_alike_and_apart(case, outputs, disturbed):
     method, model, inputs = case
@@ -115,7 +187,7 @@ def test_copies_and_pickles_act_alike_and_apart(case, outputs, disturbed):
     assert torch.equal(outputs(model, inputs), changed)
 
 
-@every_pair
+@most_pairs
 @torch.no_grad()
 def test_the_host_state_goes_around(case, outputs, disturbed):
     method, model, inputs = case
@@ -128,7 +200,7 @@ def test_the_host_state_goes_around(case, outputs, disturbed):
     assert torch.equal(outputs(model, inputs), changed)
 
 
-@every_pair
+@most_pairs
 @torch.no_grad()
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_two_at_one_place_come_off_in_any_order(case, outputs, disturbed, order):
@@ -156,7 +228,7 @@ def test_two_at_one_place_come_off_in_any_order(case, outputs, disturbed, order)
     assert [parameter.requires_grad for parameter in model.parameters()] == trainable
 
 
-@every_pair
+@text_pairs
 @torch.no_grad()
 def test_padding_does_not_change_a_row(case, arch, outputs, disturbed):
     method, model, inputs = case
@@ -175,7 +247,7 @@ def test_padding_does_not_change_a_row(case, arch, outputs, disturbed):
     assert torch.allclose(row, expected, atol=1e-5)
 
 
-@every_pair
+@most_pairs
 def test_a_bf16_backbone_keeps_its_dtype_and_the_delta_its_own(case, outputs, disturbed):
     method, model, inputs = case
     model.to(torch.bfloat16)
@@ -190,7 +262,7 @@ def test_a_bf16_backbone_keeps_its_dtype_and_the_delta_its_own(case, outputs, di
         assert torch.isfinite(parameter.grad).all()
 
 
-@every_pair
+@most_pairs
 def test_autocast_trains(case, outputs, disturbed):
     method, model, inputs = case
     attached = method.attach(model)
@@ -201,7 +273,7 @@ def test_autocast_trains(case, outputs, disturbed):
     assert all(torch.isfinite(parameter.grad).all() for parameter in attached.parameters())
 
 
-@every_pair
+@most_pairs
 def test_gradient_checkpointing_gives_the_same_gradients(case, arch, outputs, disturbed):
     method, model, inputs = case
     model.train()
@@ -226,7 +298,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(case, arch, outputs, di
         assert torch.allclose(plain, checkpointed, atol=1e-6)
 
 
-@every_pair
+@most_pairs
 def test_tensors_that_do_not_fit_are_named(case):
     method, model, _ = case
     start = method.draw(model)

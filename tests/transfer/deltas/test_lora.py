@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+import math
+
+import peft
 import pytest
+import small
+import tiny
 import torch
 from torch import nn
 
-from transfer.deltas import LoRA
+from transfer.deltas import Delta, LoRA
+from transfer.deltas.modules import named_modules
 from transfer.errors import ConfigError, DeltaError
+from transfer.similarity import score
+from transfer.similarity.capture import tensor_gradients, weight_gradients
+from transfer.training import TuneSettings, tune
+from zoo import Module
+from zoo.formats import peft as peft_format
 
 
 @torch.no_grad()
@@ -101,3 +112,112 @@ def test_the_start_is_drawn_like_that_of_peft(tiny_model):
     assert a.abs().max() <= 1 / 32**0.5 + 1e-3
     assert a.std() == pytest.approx(1 / (3 * 32) ** 0.5, rel=0.15)
     assert all((tensor == 0).all() for name, tensor in start.items() if name.endswith("lora_B"))
+
+
+class Scaled(nn.Embedding):
+    """Multiplies what it looks up, as the embeddings of BART and Gemma do."""
+
+    embed_scale = 3.0
+
+    def forward(self, ids):
+        return super().forward(ids) * self.embed_scale
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [nn.Embedding, Scaled])
+def test_an_embedding_looks_up_the_changed_weight(kind):
+    model, ids = nn.ModuleDict({"tokens": kind(7, 4)}), torch.tensor([[1, 6], [6, 0]])
+    before = model["tokens"](ids)
+    method = LoRA(where="tokens", rank=2, alpha=3)
+    attached = method.attach(model)
+    assert torch.equal(model["tokens"](ids), before)
+    assert attached.state_dict()["tokens.lora_B"].any()
+    a, b = torch.randn(2, 7), torch.randn(4, 2)
+    attached.load_state_dict({"tokens.lora_A": a, "tokens.lora_B": b})
+    scale = getattr(model["tokens"], "embed_scale", 1)
+    expected = (model["tokens"].weight + 3 / 2 * (b @ a).T)[ids] * scale
+    assert torch.allclose(model["tokens"](ids), expected, atol=1e-5)
+    attached.merge()
+    assert torch.allclose(model["tokens"](ids), expected, atol=1e-5)
+    assert method.settings(model)["embeddings"] == ["tokens"]
+    assert LoRA.from_settings(method.settings(model)).settings(model) == method.settings(model)
+
+
+def test_what_counts_positions_by_itself_is_no_embedding_of_ids(tiny_model):
+    with pytest.raises(DeltaError, match="embed_positions"):
+        LoRA(where="encoder.embed_positions").attach(tiny_model("bart"))
+
+
+@pytest.mark.parametrize("arch", ["bert", "t5", "gpt2"])
+def test_the_gradient_at_an_embedding_is_that_of_its_weight(arch, tiny_backbone):
+    backbone = tiny_backbone(arch)
+    encoded = backbone.encode(tiny.sentiment_rows(4))
+    places = LoRA(where="embeddings").places(backbone.model)
+    total = {}
+
+    def add(pairs):
+        for place, (g, x) in pairs.items():
+            total[place] = total.get(place, 0) + (x.T @ g)
+
+    weight_gradients(backbone, places, encoded, add)
+    # A LoRA of full rank, whose B is the unit matrix and whose A is zero: the gradient of A is that of the weight.
+    method = LoRA(where="embeddings", rank=32, alpha=32)
+    tensors = {
+        name: torch.zeros(shape) if name.endswith("A") else torch.eye(32)
+        for name, shape in method.shapes(backbone.model).items()
+    }
+    expected = tensor_gradients(backbone, method, tensors, encoded)
+    for place in places:
+        assert total[place].abs().max() > 1e-6
+        assert torch.allclose(total[place].T, expected[f"{place}.lora_A"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gradient:first-order", "gradient:alignment", "parameters:cosine"])
+def test_a_lora_on_embeddings_is_scored_like_any_other(name, tiny_backbone):
+    backbone, method = tiny_backbone("bert"), LoRA(where=("embeddings", "attn.q"), rank=2)
+    task, start = small.toy_target(8, 4), method.draw(backbone.model)
+    modules = [small.trained_module(backbone, method, task, start, steps, None) for steps in (1, 3)]
+    modules = [Module.new(module.card, module.tensors(), module.signature, start) for module in modules]
+    values = score(task, modules, backbone, method, name).values
+    assert all(math.isfinite(value) for value in values)
+    if name == "gradient:alignment":  # they were trained on the target itself
+        assert values == pytest.approx([1, 1])
+    else:
+        assert values[0] != values[1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", ["bert", "t5", "gpt2"])
+def test_peft_reads_and_writes_embeddings_and_the_dropout(arch, tmp_path, tiny_model, inputs_for, outputs, disturbed):
+    model, inputs = tiny_model(arch), inputs_for(arch)
+    method = LoRA(where=("embeddings", "attn.q"), rank=4, alpha=12, dropout=0.25)
+    attached = method.attach(model)
+    tensors = disturbed(attached)
+    expected = outputs(model, inputs)
+    attached.detach()
+    peft_format.write(tmp_path, "lora", method.settings(model), tensors, arch, kind="encoder")
+    theirs = peft.PeftModel.from_pretrained(tiny_model(arch), str(tmp_path)).eval()
+    assert theirs.peft_config["default"].lora_dropout == 0.25
+    assert torch.allclose(outputs(theirs, inputs), expected, atol=1e-5)
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    _, settings, found = peft_format.read(tmp_path / "theirs", list(named_modules(model)))
+    assert settings["dropout"] == 0.25
+    assert settings["embeddings"] == method.settings(model)["embeddings"]
+    Delta(LoRA.from_settings(settings), dict(found)).attach(model)
+    assert torch.equal(outputs(model, inputs), expected)
+
+
+def test_dropout_is_of_training_alone(tiny_backbone):
+    backbone = tiny_backbone("bert")
+    encoded = backbone.encode(tiny.sentiment_rows(8))
+    start, settings = LoRA().draw(backbone.model), TuneSettings(steps=2)
+    tuned = [
+        tune(backbone, LoRA(dropout=dropout), encoded, tensors=start, settings=settings).tensors
+        for dropout in (0.0, 0.5)
+    ]
+    assert any(not torch.equal(tuned[0][name], tuned[1][name]) for name in tuned[0])
+    losses = []
+    for dropout in (0.0, 0.5):
+        with backbone.use(LoRA(dropout=dropout), tuned[1]):
+            losses.append(backbone.loss(encoded))
+    assert torch.equal(*losses)

@@ -272,3 +272,17 @@ def test_gradients_with_checkpointing_are_those_of_each_alone(tiny_model):
 
 def test_every_method_that_can_be_mixed_is_among_those_tried_here():
     assert {method.method for method in METHODS} == set(MIXED.names())
+
+
+@pytest.mark.parametrize(
+    ("method", "match"),
+    [
+        (LoRA(where=("word_embeddings",)), "on the embedding"),
+        (Adapter(reads="sum", where=("ff.norm",)), "reads the sum"),
+    ],
+)
+def test_what_a_row_alone_does_not_tell_is_refused_by_name(method, match):
+    model = tiny.tiny_model("bert")
+    delta = Delta(method, method.draw(model))
+    with pytest.raises(DeltaError, match=match):
+        Mixed(model, [delta])

@@ -15,9 +15,18 @@ from transfer.similarity.estimator import Estimator
 FAMILIES = ("embedding", "gradient", "parameters", "prediction", "neighbours")
 
 
-@pytest.mark.parametrize("arch", ["bert", "t5", "gpt2"])
-@pytest.mark.parametrize("method", METHODS.names())
-@pytest.mark.parametrize("name", ESTIMATORS.names())  # a new estimator is covered the day it is added
+# To an estimator they are adapters with other tensors, so they are asked about where tensors are looked at.
+ALIKE = ("parallel-adapter", "low-rank-adapter", "compacter")
+CASES = [
+    (name, method, arch)  # a new estimator or method is covered the day it is added
+    for name in ESTIMATORS.names()
+    for method in METHODS.names()
+    for arch in ("bert", "t5", "gpt2")
+    if method not in ALIKE or (arch == "bert" and name.startswith(("gradient", "parameters:cosine")))
+]
+
+
+@pytest.mark.parametrize(("name", "method", "arch"), CASES)
 def test_scores_are_finite_repeatable_and_blind_to_the_order_of_modules(name, method, arch, world, toys):
     backbone, _, modules = world(arch, method)
     before = backbone.choice_logits(backbone.encode(toys.task().train))

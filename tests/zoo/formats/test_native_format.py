@@ -12,7 +12,7 @@ from zoo import FormatError, Module, TensorError, Zoo
 from zoo.formats import detect, format_for, native
 
 
-@pytest.mark.parametrize("method", ["adapter", "bitfit", "other"])
+@pytest.mark.parametrize("method", ["adapter", "low-rank-adapter", "compacter", "bitfit", "other"])
 def test_what_is_written_is_read_again(tmp_path, method):
     settings, tensors = settings_of(method), tensors_of(method)
     assert native.write(tmp_path, method, settings, tensors, "tiny") == ["delta_config.json", "delta.safetensors"]
