@@ -1,0 +1,168 @@
+"""Successive halving over starts: the best wins, scratch is never beaten by what is worse, time is kept."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import tiny
+
+from transfer.deltas import METHODS
+from transfer.deltas.delta import Delta
+from transfer.ensembling import racing
+from transfer.ensembling.racing import SCRATCH, Split, race, splits_of
+from transfer.errors import ConfigError, DataError, DeltaError, DivergedError
+from transfer.training import TuneSettings, measure, tune
+
+
+@pytest.fixture(scope="module")
+def world():
+    """A tiny backbone, its data and starts: scratch, one that was trained on the data, and its opposite."""
+    backbone = tiny.tiny_backbone("bert")
+    method = METHODS.get("lora")()
+    rows = backbone.encode(tiny.sentiment_rows(24, 0))
+    scratch = method.draw(backbone.model)
+    settings = TuneSettings(steps=60, learning_rate=2e-2)
+    trained = tune(backbone, method, rows, tensors=scratch, settings=settings).tensors
+    wrong = {name: -t if name.endswith("lora_B") else t for name, t in trained.items()}
+    deltas = {name: Delta(method, dict(t)) for name, t in [(SCRATCH, scratch), ("trained", trained), ("wrong", wrong)]}
+    return backbone, rows, deltas
+
+
+def given(deltas, *names):
+    return {name: lambda name=name: deltas[name] for name in names}
+
+
+def ticking(seconds):
+    """A clock that goes on by so much with every look at it."""
+    counter = itertools.count()
+    return lambda: next(counter) * seconds
+
+
+def test_the_start_that_was_trained_on_the_data_wins(world):
+    backbone, rows, deltas = world
+    found = race(backbone, given(deltas, "wrong", SCRATCH, "trained"), [Split(rows, rows)], rungs=(2, 4), seed=1)
+    assert found.chosen == "trained"
+    assert found.steps == 4
+    assert not found.ran_out
+    assert found.against_scratch("trained")["outcome"] == "helps"
+    assert backbone.delta is None
+
+
+def test_scratch_is_chosen_over_what_is_worse(world):
+    backbone, rows, deltas = world
+    found = race(backbone, given(deltas, SCRATCH, "wrong"), [Split(rows, rows)], rungs=(2,))
+    assert found.chosen == SCRATCH
+    assert found.against_scratch("wrong")["outcome"] == "hurts"
+
+
+def test_scratch_is_chosen_over_its_equal(world):
+    backbone, rows, deltas = world
+    found = race(backbone, {"copy": lambda: deltas[SCRATCH], **given(deltas, SCRATCH)}, [Split(rows, rows)], rungs=(2,))
+    assert found.chosen == SCRATCH
+    assert found.against_scratch("copy") == {"outcome": "unclear", "difference": 0.0, "interval": (0.0, 0.0)}
+
+
+def test_half_drop_out_after_each_tune_and_scratch_stays(world):
+    backbone, rows, deltas = world
+    names = {f"copy-{i}": lambda: deltas["wrong"] for i in range(3)}
+    found = race(backbone, {**given(deltas, SCRATCH, "trained"), **names}, [Split(rows, rows)], rungs=(1, 2, 3))
+    steps = {name: found.runners[name].steps for name in found.runners}
+    assert steps == {SCRATCH: 3, "trained": 3, "copy-0": 2, "copy-1": 1, "copy-2": 1}
+
+
+def test_losses_are_those_of_the_best_step_of_a_plain_tune(world):
+    backbone, rows, deltas = world
+    split = Split(rows[:16], rows[16:])
+    found = race(backbone, given(deltas, SCRATCH, "trained"), [split], rungs=(5,), seed=3)
+    settings = TuneSettings(steps=5, seed=3, eval_every=1)
+    delta = deltas["trained"]
+    best = tune(backbone, delta.method, split.train, tensors=delta.tensors, settings=settings, dev=split.held_out)
+    with backbone.use(delta.method, best.tensors):
+        expected = measure(backbone, split.held_out).losses
+    np.testing.assert_allclose(found.runners["trained"].losses[5], expected, rtol=1e-6)
+
+
+def test_the_seed_decides_the_outcome(world):
+    backbone, rows, deltas = world
+    splits = splits_of(rows, [], seed=2)
+    first, second = (
+        race(backbone, given(deltas, SCRATCH, "trained", "wrong"), splits, rungs=(2,), seed=2) for _ in range(2)
+    )
+    strip = [[{**row, "seconds": 0} for row in found.rows()] for found in (first, second)]
+    assert strip[0] == strip[1]
+    assert first.cross_validated
+
+
+def test_a_candidate_that_cannot_be_made_is_left_out_with_the_reason(world):
+    backbone, rows, deltas = world
+
+    def no():
+        raise DeltaError("ranks differ", found="4 and 8")
+
+    found = race(backbone, {**given(deltas, SCRATCH, "trained"), "broken": no}, [Split(rows, rows)], rungs=(2,))
+    assert found.chosen == "trained"
+    assert found.rows()[-1]["candidate"] == "broken"
+    assert found.rows()[-1]["why_not"] == "ranks differ"
+
+
+def test_a_candidate_that_diverges_is_left_out_and_scratch_that_does_is_an_error(world):
+    backbone, rows, deltas = world
+    huge = {name: tensor * 1e30 for name, tensor in deltas["trained"].tensors.items()}
+    bad = Delta(deltas[SCRATCH].method, huge)
+    found = race(backbone, {**given(deltas, SCRATCH), "huge": lambda: bad}, [Split(rows, rows)], rungs=(2,))
+    assert found.chosen == SCRATCH
+    assert found.runners["huge"].why_not is not None
+    with pytest.raises(DivergedError, match="scratch cannot be measured"):
+        race(backbone, {SCRATCH: lambda: bad}, [Split(rows, rows)], rungs=(2,))
+
+
+def test_without_time_for_a_tune_the_choice_is_by_the_losses_as_they_are(world):
+    backbone, rows, deltas = world
+    names = given(deltas, SCRATCH, "trained", "wrong")
+    found = race(backbone, names, [Split(rows, rows)], rungs=(2,), budget=1.0, clock=ticking(2.0))
+    assert found.ran_out
+    assert found.steps == 0
+    assert found.chosen == "trained"
+    assert found.runners["wrong"].why_not == "the budget ran out"
+
+
+def test_a_tune_that_only_scratch_had_time_for_does_not_count(world, monkeypatch):
+    """A clock on which a step takes a second: both have a tune of one step, then scratch one of two."""
+    backbone, rows, deltas = world
+    now = [0.0]
+
+    def slow(*args, settings, **kwargs):
+        now[0] += settings.steps
+        return tune(*args, settings=settings, **kwargs)
+
+    monkeypatch.setattr(racing, "tune", slow)
+    names = given(deltas, SCRATCH, "trained")
+    found = race(backbone, names, [Split(rows, rows)], rungs=(1, 2), budget=5.0, clock=lambda: now[0])
+    assert found.ran_out
+    assert found.runners[SCRATCH].steps == 2
+    assert found.runners["trained"].steps == found.steps == 1
+    assert found.chosen == "trained"
+    assert found.against_scratch("trained")["difference"] < 0
+
+
+def test_dev_is_used_where_it_is_large_enough_and_folds_of_all_else(world):
+    _, rows, _ = world
+    assert splits_of(rows[:10], rows[10:20]) == [Split(rows[:10], rows[10:20])]
+    folds = splits_of(rows[:10], rows[10:13])
+    assert len(folds) == 4
+    assert sum(len(fold.held_out) for fold in folds) == 13
+    assert all(len(fold.train) + len(fold.held_out) == 13 for fold in folds)
+    labels = [sum(row.label for row in fold.held_out) for fold in folds]
+    assert max(labels) - min(labels) <= 1
+    with pytest.raises(DataError, match="too few to choose by"):
+        splits_of(rows[:1], [])
+
+
+@pytest.mark.parametrize(("settings", "match"), [({"budget": 0}, "budget"), ({}, "scratch must be among")])
+def test_settings_outside_their_range_are_refused(settings, match, world):
+    backbone, rows, deltas = world
+    names = given(deltas, SCRATCH, "trained") if settings else given(deltas, "trained")
+    with pytest.raises(ConfigError, match=match):
+        race(backbone, names, [Split(rows, rows)], **settings)
