@@ -52,6 +52,8 @@ class Initialization:
     def name(self) -> str:
         """In a few words, as the provenance of what is tuned from it has it."""
         target = self.recipe["target"]["name"]
+        if self.recipe["handed_over"] == "scratch" and self.recipe.get("auto"):
+            return f"scratch, which nothing was better than for {target}"
         if self.recipe["handed_over"] == "scratch":
             return f"scratch, since the initialization for {target} hurts"
         return f"initialization for {target} from {len(self.recipe['modules'])} modules by {self.recipe['estimator']}"

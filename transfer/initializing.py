@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transfer.deltas import METHODS
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.ensembling import MERGES
+from transfer.ensembling.automatic import BUDGET, Maker, choose_start
 from transfer.ensembling.choosing import AUTO, choose_rule
 from transfer.ensembling.compatible import IDLE, Starts, acting_settings, largest_group, same_backbone
 from transfer.ensembling.fitted import Fit, FitSettings, Pool, check_fit, check_sources, fit_weights, fitted
@@ -65,6 +66,7 @@ class InitConfig:
     batch_size: int = 16
     seed: int = 0  # of data order, of short tunes and of drawing examples
     force: bool = False  # take modules of other backbones
+    auto: bool = False  # race several starts instead of the one that estimator and how say
     explain: bool = False  # measure dev along the guard's tunes, for the page
 
     def __post_init__(self) -> None:
@@ -76,7 +78,10 @@ class InitConfig:
         if self.per_block and fitted(self.how) is None:
             check_per_block(self.estimator)
         check_settings(self.how, self.temperature, self.top_k)
-        check_fit(self.how, self.merge, self.per_block, self.budget)
+        if self.auto:
+            check_auto(self)
+        else:
+            check_fit(self.how, self.merge, self.per_block, self.budget)
         for name in ("examples", "guard_steps", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -109,6 +114,7 @@ def initialize(
     batch_size: int = 16,
     seed: int = 0,
     force: bool = False,
+    auto: bool = False,
     explain: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Initialization:
@@ -126,7 +132,11 @@ def initialize(
             target's examples, beginning with the scores.
         per_block: Score, weigh and merge every block of the backbone by itself; with "learned", learn a weight for
             each module and block.
-        budget: Seconds for a weighting on examples; it takes the best so far when they are over, and says so.
+        budget: Seconds for a weighting on examples, or for `auto` (120 if not given); the best so far is taken when
+            they are over, and it is said.
+        auto: Try scratch, uniform, best single, the families' scores and learned weights by short tunes on the
+            examples, and take the best, never one that is worse than scratch. Estimator, how and guard have no part
+            in it.
         merge: Rule by which modules are merged; "auto" is `linear` where they share a start, else `svd` for LoRA.
         merge_options: Of the rule, such as {"rank": 16} or {"density": 0.2}.
         exclude: Task names and module ids that are left out; None leaves out the target's own task. A name that the
@@ -164,6 +174,7 @@ def initialize(
         batch_size=batch_size,
         seed=seed,
         force=force,
+        auto=auto,
         explain=explain,
     )
     clock = _Clock()
@@ -221,6 +232,8 @@ class _Job:
         if relatives.note is not None:
             self._note(relatives.note)
         clock.lap("relatives")
+        if config.auto:
+            return self._raced(target, modules, relatives)
         # The modules were chosen above, so nothing is left to be excluded.
         scores = score(
             target,
@@ -261,6 +274,61 @@ class _Job:
         if not (hurts or rule.leaves_start):  # nothing stands behind it that a module tuned from it could share
             recipe["start"] = recipe["start_sha256"] = None
         return Initialization(delta, recipe, verdict)
+
+    def _raced(self, target: Target, modules: Sequence[Module], relatives: Relatives) -> Initialization:
+        """The best of a short list of starts, by tunes on the target's examples."""
+        config = self.config
+        by_id = {module.id: module for module in modules}
+
+        def merged_of(weights: Mapping[str, float]) -> list[Module]:
+            return [by_id[name] for name in by_id if abs(weights[name]) > NO_WEIGHT]
+
+        def licences_of(weights: Mapping[str, float]) -> list[str]:
+            return sorted({module.card.license for module in merged_of(weights)})
+
+        maker = Maker(
+            modules,
+            self.backbone,
+            config.method,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            merge=config.merge,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            budget=config.budget or BUDGET,
+            force=config.force,
+        )
+        maker.know(target)
+        found = choose_start(
+            self.task,
+            maker,
+            budget=config.budget or BUDGET,
+            licences=licences_of,
+            batch_size=config.batch_size,
+            seed=config.seed,
+        )
+        self.clock.lap("auto")
+        for line in found.remarks():
+            self._note(line)
+        merged = merged_of(found.made.weights)
+        rule, _ = choose_rule(config.merge if found.made.fit is None else "linear", merged, {})
+        delta = maker.scratch(self.task) if found.scratch else found.made.delta
+        recipe = self._recipe(
+            target, delta, modules, merged, found.made.scores, dict(found.made.weights), relatives, found.verdict
+        )
+        start, start_digest = _start_of_all(merged, digest(target.start) if found.scratch else None)
+        if not (found.scratch or rule.leaves_start):
+            start = start_digest = None
+        recipe |= {
+            "auto": found.as_dict(),
+            "handed_over": "scratch" if found.scratch else "merged",
+            "how": found.made.how,
+            "merge": rule.name,
+            "licences": [] if found.scratch else licences_of(found.made.weights),
+            "start": start,
+            "start_sha256": start_digest,
+        }
+        return Initialization(delta, recipe, found.verdict)
 
     def _sources(self) -> list[Module]:
         """Modules that fit the backbone and can be merged with each other."""
@@ -397,6 +465,21 @@ def _largest(weights: Mapping[str, float], fit: Fit | None, module: Module) -> f
     if fit is not None and fit.table is not None and module.id in fit.table:
         return max(abs(weight) for weight in fit.table[module.id])
     return abs(weights[module.id])
+
+
+def check_auto(config: InitConfig) -> None:
+    """Refuse what has no part in a race: ConfigError names it."""
+    plain = {field_.name: field_.default for field_ in fields(InitConfig)}
+    for name in ("estimator", "how", "per_block", "guard"):
+        if getattr(config, name) != plain[name]:
+            raise ConfigError(
+                f"auto chooses for itself, so {name}={getattr(config, name)!r} has no part in it",
+                hint=f"leave out auto, or {name}",
+            )
+    if config.merge_options and any(value is not None for value in config.merge_options.values()):
+        raise ConfigError("auto merges by a rule's own settings", found=str(dict(config.merge_options)))
+    if config.budget is not None and not config.budget > 0:
+        raise ConfigError(f"budget must be above 0 seconds, got {config.budget}")
 
 
 def _with_settings(modules: Sequence[Module], method: DeltaMethod) -> list[Module]:

@@ -13,6 +13,7 @@ from transfer.cli.output import Output
 EXAMPLES = """\b
 Examples:
   transfer init --target boolq --method lora
+  transfer init --target boolq --auto --budget 60 --explain
   transfer init --target reviews.csv --label-column verdict --choices bad,good --top-k 3"""
 
 
@@ -40,8 +41,11 @@ def init(
     ] = "softmax",
     budget: Annotated[
         float | None,
-        typer.Option("--budget", help="Seconds for a weighting on examples; then the best so far is taken."),
+        typer.Option("--budget", help="Seconds for a weighting on examples, or for --auto; then the best so far."),
     ] = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Try several starts on the examples and take the best (120 s).")
+    ] = False,
     temperature: Annotated[float, typer.Option("--temperature", help="Of the softmax over standardised scores.")] = 0.5,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Sources kept; else all.")] = None,
     merge: Annotated[
@@ -92,13 +96,27 @@ def init(
 ) -> None:
     """Build an initialization for TARGET from the modules in the zoo, and say whether it helps."""
     from transfer.cli.report import show_initialization, show_task
-    from transfer.ensembling.fitted import check_fit
     from transfer.initialization import FILES, PAGE, RECIPE
-    from transfer.initializing import initialize
+    from transfer.initializing import InitConfig, initialize
     from zoo.folders import check_replaceable
 
+    merge_options = {"rank": rank, "energy": energy, "density": density, "scale": scale}
     output = Output(as_json=as_json, quiet=quiet)
-    check_fit(how, merge, per_block, budget)  # before the work, not after it
+    InitConfig(  # before the work, not after it
+        method=method,
+        estimator=estimator,
+        how=how,
+        per_block=per_block,
+        budget=budget,
+        merge=merge,
+        merge_options=merge_options,
+        temperature=temperature,
+        top_k=top_k,
+        guard=guard,
+        guard_steps=guard_steps,
+        batch_size=batch_size,
+        auto=auto,
+    )
     task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template, category)
     folder = out or Path(f"{task.name}-{method}")
     check_replaceable(folder, FILES, RECIPE)  # before the work, not after it
@@ -116,7 +134,7 @@ def init(
             how=how,
             budget=budget,
             merge=merge,
-            merge_options={"rank": rank, "energy": energy, "density": density, "scale": scale},
+            merge_options=merge_options,
             per_block=per_block,
             exclude=options.split_names(exclude),
             guard=guard,
@@ -124,6 +142,7 @@ def init(
             batch_size=batch_size,
             seed=seed,
             force=force,
+            auto=auto,
             explain=explain,
             say=lambda line: output.say(f"note: {line}"),
         )

@@ -45,6 +45,8 @@ def show_initialization(output: Output, initialization: Initialization, folder: 
         output.say("licences of the merged sources, by weight:")
         for line in licences(recipe):
             output.path(f"  {line}")
+    if recipe.get("auto"):
+        show_race(output, recipe["auto"])
     if initialization.verdict is not None:
         # The line above names the licences already.
         output.say(f"verdict: {replace(initialization.verdict, licences=()).text}", style="bold")
@@ -55,6 +57,30 @@ def show_initialization(output: Output, initialization: Initialization, folder: 
     output.command(f"transfer finetune {target} --start {shlex.quote(str(folder))}")
     if output.quiet:
         output.result(str(folder))
+
+
+def show_race(output: Output, auto: dict[str, Any]) -> None:
+    """What was tried, and how it compares with scratch."""
+    said = "four-fold" if auto["cross_validated"] else "dev"
+    output.say(f"tried: {said} loss as it is, and at the best step of a tune of so many; against scratch, 90% interval")
+    rows = [
+        (
+            f"{'* ' if row['chosen'] else ''}{row['candidate']}",
+            row["loss_at_start"],
+            row["loss_after"],
+            row["steps"],
+            row["difference"],
+            "-" if row["low"] is None else f"{row['low']:+.3f} to {row['high']:+.3f}",
+            f"{row['seconds']:.0f} s",
+        )
+        for row in auto["candidates"]
+    ]
+    output.table(
+        ("candidate", "start", "tuned", "steps", "less scratch", "interval", "cost"), rows, flexible="candidate"
+    )
+    for row in auto["candidates"]:
+        if row["why_not"]:
+            output.say(f"{row['candidate']}: {row['why_not']}")
 
 
 def closest(recipe: dict[str, Any]) -> list[tuple[str, float, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
 from transfer.deltas.delta import Delta
 from transfer.ensembling.verdict import compare
-from transfer.errors import ConfigError, DataError, DivergedError, TransferError
+from transfer.errors import ConfigError, DataError, DivergedError, SourceError, TransferError
+from transfer.tasks import Task
 from transfer.training.measuring import measure
 from transfer.training.settings import TuneSettings
 from transfer.training.tuning import tune
@@ -26,12 +27,13 @@ LEAST_DEV = 8  # dev examples below which it is cross-validation
 CHECKS = 5  # measurements along a tune
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
-    """What is tuned on and what is measured on."""
+    """What is tuned on and what is measured on. `task` has the same training examples, for what makes candidates."""
 
     train: Sequence[Encoded]
     held_out: Sequence[Encoded]
+    task: Task | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Runner:
     """One candidate and how it did: losses per held-out example, in the order of the splits."""
 
     name: str
-    delta: Delta | None = None
+    deltas: list[Delta] = field(default_factory=list, repr=False)  # one for each split
     losses: dict[int, np.ndarray] = field(
         default_factory=dict
     )  # steps of a tune -> losses at its best step; 0: as it is
@@ -93,6 +95,18 @@ class Race:
             return {"outcome": "unclear", "difference": None, "interval": None}
         return compare(runner.losses[runner.steps], scratch.losses[runner.steps])
 
+    def runner_up(self) -> str:
+        """The best of the candidates that are not scratch, after as many steps as the choice was made by.
+
+        Raises:
+            SourceError: none could be measured.
+        """
+        level = [n for n, runner in self.runners.items() if n != SCRATCH and self.steps in runner.losses]
+        if not level:
+            reasons = [f"{n}: {runner.why_not}" for n, runner in self.runners.items() if n != SCRATCH]
+            raise SourceError("no candidate but scratch could be tried", found="; ".join(reasons) or "no candidates")
+        return min(level, key=lambda name: float(self.runners[name].losses[self.steps].mean()))
+
     def rows(self) -> list[dict[str, Any]]:
         """A row for each candidate, plain JSON: the best first, then those that dropped out, then what was not run."""
         order = sorted(
@@ -117,33 +131,38 @@ class Race:
         }
 
 
-def splits_of(train: Sequence[Encoded], dev: Sequence[Encoded], seed: int = 0) -> list[Split]:
+def splits_of(task: Task, backbone: Backbone, seed: int = 0) -> list[Split]:
     """One split into train and dev, or four folds of both together where dev has fewer than eight examples.
 
-    Folds are balanced over the labels.
+    Folds are balanced over the labels. Candidates are made of each split's training examples alone.
 
     Raises:
         DataError: fewer than two examples in all.
     """
-    if len(dev) >= LEAST_DEV:
-        return [Split(train, dev)]
-    rows = [*train, *dev]
+    from datasets import concatenate_datasets
+
+    if len(task.dev) >= LEAST_DEV:
+        return [Split(backbone.encode(task.train, task.fields), backbone.encode(task.dev, task.fields), task)]
+    rows = concatenate_datasets([task.train, task.dev]) if len(task.dev) else task.train
     if len(rows) < 2:
         raise DataError(
-            f"{len(rows)} example is too few to choose by", hint="a larger --examples, or init without --auto"
+            f"{len(rows)} example of task {task.name!r} is too few to choose by",
+            hint="a larger --examples, or init without --auto",
         )
-    order = sorted(
-        (int(i) for i in np.random.default_rng(seed).permutation(len(rows))), key=lambda index: rows[index].label
-    )
-    folds = [set(order[number::FOLDS]) for number in range(min(FOLDS, len(rows)))]
-    return [
-        Split([row for i, row in enumerate(rows) if i not in fold], [rows[i] for i in sorted(fold)]) for fold in folds
-    ]
+    encoded = backbone.encode(rows, task.fields)
+    order = sorted((int(i) for i in np.random.default_rng(seed).permutation(len(rows))), key=lambda i: encoded[i].label)
+    splits = []
+    for number in range(min(FOLDS, len(rows))):
+        fold = set(order[number::FOLDS])
+        rest = [index for index in range(len(rows)) if index not in fold]
+        part = replace(task, train=rows.select(rest), dev=rows.select(sorted(fold)))
+        splits.append(Split([encoded[i] for i in rest], [encoded[i] for i in sorted(fold)], part))
+    return splits
 
 
 def race(
     backbone: Backbone,
-    candidates: Mapping[str, Callable[[], Delta]],
+    candidates: Mapping[str, Callable[[Split], Delta]],
     splits: Sequence[Split],
     *,
     budget: float = 120.0,
@@ -161,8 +180,8 @@ def race(
 
     Args:
         backbone: Left as it was found.
-        candidates: Name -> what makes the start; "scratch" must be among them. One that cannot be made (an
-            explained error) is left out with the reason.
+        candidates: Name -> what makes the start from the training examples of a split; "scratch" must be among them.
+            One that cannot be made (an explained error) is left out with the reason.
         splits: As `splits_of` gives them.
         budget: Seconds. Work that would go beyond it is not begun; scratch and one other are always measured. With
             time enough the outcome depends on the seed alone.
@@ -232,20 +251,19 @@ def race(
     return Race(chosen, runners, last, len(splits) > 1, ran_out)
 
 
-def _make(backbone: Backbone, runner: Runner, make: Callable[[], Delta], splits: Sequence[Split]) -> None:
+def _make(backbone: Backbone, runner: Runner, make: Callable[[Split], Delta], splits: Sequence[Split]) -> None:
     try:
-        runner.delta = make()
-        runner.losses[0] = _losses(backbone, runner.delta, [runner.delta.tensors] * len(splits), splits)
+        runner.deltas = [make(split) for split in splits]
+        runner.losses[0] = _losses(backbone, runner.deltas, splits)
     except TransferError as error:
         runner.why_not = str(error).splitlines()[0]
 
 
 def _tune(backbone: Backbone, runner: Runner, splits: Sequence[Split], settings: TuneSettings) -> None:
-    delta = runner.delta
-    assert delta is not None
     try:
-        tensors = [
-            tune(
+        tuned = []
+        for delta, split in zip(runner.deltas, splits, strict=True):
+            found = tune(
                 backbone,
                 delta.method,
                 split.train,
@@ -253,19 +271,18 @@ def _tune(backbone: Backbone, runner: Runner, splits: Sequence[Split], settings:
                 settings=settings,
                 dev=split.held_out,
                 description=f"trying {runner.name}",
-            ).tensors
-            for split in splits
-        ]
-        runner.losses[settings.steps] = _losses(backbone, delta, tensors, splits)
+            )
+            tuned.append(Delta(delta.method, found.tensors, delta.settings))
+        runner.losses[settings.steps] = _losses(backbone, tuned, splits)
     except DivergedError as error:
         runner.why_not = str(error).splitlines()[0]
 
 
-def _losses(backbone: Backbone, delta: Delta, tensors: Sequence[Any], splits: Sequence[Split]) -> np.ndarray:
+def _losses(backbone: Backbone, deltas: Sequence[Delta], splits: Sequence[Split]) -> np.ndarray:
     """Loss of every held-out example, (n,); DivergedError where one is not finite."""
     found = []
-    for own, split in zip(tensors, splits, strict=True):
-        with backbone.use(delta.method, own):
+    for delta, split in zip(deltas, splits, strict=True):
+        with backbone.use(delta.method, delta.tensors):
             found.append(measure(backbone, split.held_out).losses)
     losses = np.concatenate(found)
     if not np.isfinite(losses).all():

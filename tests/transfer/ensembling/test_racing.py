@@ -7,12 +7,14 @@ import itertools
 import numpy as np
 import pytest
 import tiny
+from datasets import Dataset
 
 from transfer.deltas import METHODS
 from transfer.deltas.delta import Delta
 from transfer.ensembling import racing
 from transfer.ensembling.racing import SCRATCH, Split, race, splits_of
-from transfer.errors import ConfigError, DataError, DeltaError, DivergedError
+from transfer.errors import ConfigError, DataError, DeltaError, DivergedError, SourceError
+from transfer.tasks import Task
 from transfer.training import TuneSettings, measure, tune
 
 
@@ -31,7 +33,7 @@ def world():
 
 
 def given(deltas, *names):
-    return {name: lambda name=name: deltas[name] for name in names}
+    return {name: lambda split, name=name: deltas[name] for name in names}
 
 
 def ticking(seconds):
@@ -59,14 +61,16 @@ def test_scratch_is_chosen_over_what_is_worse(world):
 
 def test_scratch_is_chosen_over_its_equal(world):
     backbone, rows, deltas = world
-    found = race(backbone, {"copy": lambda: deltas[SCRATCH], **given(deltas, SCRATCH)}, [Split(rows, rows)], rungs=(2,))
+    found = race(
+        backbone, {"copy": lambda split: deltas[SCRATCH], **given(deltas, SCRATCH)}, [Split(rows, rows)], rungs=(2,)
+    )
     assert found.chosen == SCRATCH
     assert found.against_scratch("copy") == {"outcome": "unclear", "difference": 0.0, "interval": (0.0, 0.0)}
 
 
 def test_half_drop_out_after_each_tune_and_scratch_stays(world):
     backbone, rows, deltas = world
-    names = {f"copy-{i}": lambda: deltas["wrong"] for i in range(3)}
+    names = {f"copy-{i}": lambda split: deltas["wrong"] for i in range(3)}
     found = race(backbone, {**given(deltas, SCRATCH, "trained"), **names}, [Split(rows, rows)], rungs=(1, 2, 3))
     steps = {name: found.runners[name].steps for name in found.runners}
     assert steps == {SCRATCH: 3, "trained": 3, "copy-0": 2, "copy-1": 1, "copy-2": 1}
@@ -86,7 +90,7 @@ def test_losses_are_those_of_the_best_step_of_a_plain_tune(world):
 
 def test_the_seed_decides_the_outcome(world):
     backbone, rows, deltas = world
-    splits = splits_of(rows, [], seed=2)
+    splits = [Split(rows[:12], rows[12:]), Split(rows[12:], rows[:12])]
     first, second = (
         race(backbone, given(deltas, SCRATCH, "trained", "wrong"), splits, rungs=(2,), seed=2) for _ in range(2)
     )
@@ -98,7 +102,7 @@ def test_the_seed_decides_the_outcome(world):
 def test_a_candidate_that_cannot_be_made_is_left_out_with_the_reason(world):
     backbone, rows, deltas = world
 
-    def no():
+    def no(split):
         raise DeltaError("ranks differ", found="4 and 8")
 
     found = race(backbone, {**given(deltas, SCRATCH, "trained"), "broken": no}, [Split(rows, rows)], rungs=(2,))
@@ -111,11 +115,11 @@ def test_a_candidate_that_diverges_is_left_out_and_scratch_that_does_is_an_error
     backbone, rows, deltas = world
     huge = {name: tensor * 1e30 for name, tensor in deltas["trained"].tensors.items()}
     bad = Delta(deltas[SCRATCH].method, huge)
-    found = race(backbone, {**given(deltas, SCRATCH), "huge": lambda: bad}, [Split(rows, rows)], rungs=(2,))
+    found = race(backbone, {**given(deltas, SCRATCH), "huge": lambda split: bad}, [Split(rows, rows)], rungs=(2,))
     assert found.chosen == SCRATCH
     assert found.runners["huge"].why_not is not None
     with pytest.raises(DivergedError, match="scratch cannot be measured"):
-        race(backbone, {SCRATCH: lambda: bad}, [Split(rows, rows)], rungs=(2,))
+        race(backbone, {SCRATCH: lambda split: bad}, [Split(rows, rows)], rungs=(2,))
 
 
 def test_without_time_for_a_tune_the_choice_is_by_the_losses_as_they_are(world):
@@ -147,17 +151,38 @@ def test_a_tune_that_only_scratch_had_time_for_does_not_count(world, monkeypatch
     assert found.against_scratch("trained")["difference"] < 0
 
 
+def task_of(n_train, n_dev):
+    train, dev = (Dataset.from_list(tiny.sentiment_rows(n, seed)) for n, seed in ((n_train, 0), (max(n_dev, 1), 1)))
+    return Task(name="toy", kind="classification", train=train, dev=dev.select(range(n_dev)), test=train)
+
+
 def test_dev_is_used_where_it_is_large_enough_and_folds_of_all_else(world):
-    _, rows, _ = world
-    assert splits_of(rows[:10], rows[10:20]) == [Split(rows[:10], rows[10:20])]
-    folds = splits_of(rows[:10], rows[10:13])
+    backbone, _, _ = world
+    (split,) = splits_of(task_of(10, 10), backbone)
+    assert (len(split.train), len(split.held_out)) == (10, 10)
+    folds = splits_of(task_of(10, 3), backbone)
     assert len(folds) == 4
     assert sum(len(fold.held_out) for fold in folds) == 13
     assert all(len(fold.train) + len(fold.held_out) == 13 for fold in folds)
     labels = [sum(row.label for row in fold.held_out) for fold in folds]
     assert max(labels) - min(labels) <= 1
+    for fold in folds:  # the task that candidates are made of has the same examples
+        assert [row.input for row in backbone.encode(fold.task.train)] == [row.input for row in fold.train]
+        assert [row.input for row in backbone.encode(fold.task.dev)] == [row.input for row in fold.held_out]
     with pytest.raises(DataError, match="too few to choose by"):
-        splits_of(rows[:1], [])
+        splits_of(task_of(1, 0), backbone)
+
+
+def test_without_any_candidate_beside_scratch_there_is_no_runner_up(world):
+    backbone, rows, deltas = world
+
+    def no(split):
+        raise DeltaError("ranks differ")
+
+    found = race(backbone, {**given(deltas, SCRATCH), "broken": no}, [Split(rows, rows)], rungs=(1,))
+    assert found.chosen == SCRATCH
+    with pytest.raises(SourceError, match="broken: ranks differ"):
+        found.runner_up()
 
 
 @pytest.mark.parametrize(("settings", "match"), [({"budget": 0}, "budget"), ({}, "scratch must be among")])

@@ -1,0 +1,117 @@
+"""initialize(auto=True): several starts raced, what won is handed over and explained, never worse than scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from small import toy_target
+
+from transfer import Initialization, initialize
+from transfer.ensembling import automatic
+from transfer.errors import ConfigError
+from transfer.report import page_of
+from zoo import Module
+
+
+@pytest.fixture(autouse=True)
+def short_tunes(monkeypatch):
+    monkeypatch.setattr(automatic, "RUNGS", (2, 4))
+
+
+@pytest.fixture
+def two_candidates(monkeypatch):
+    names = ("first-order", "learned")
+    monkeypatch.setattr(automatic, "CANDIDATES", {name: automatic.CANDIDATES[name] for name in names})
+
+
+def equal(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def spoiled(zoo, strength=8.0):
+    """Modules far off in a random direction: nothing that is made of them can be any good."""
+    found = []
+    for number, module in enumerate(zoo):
+        generator = torch.Generator().manual_seed(number)
+        tensors = {n: t + strength * torch.randn(t.shape, generator=generator) for n, t in module.tensors().items()}
+        found.append(Module.new(module.card, tensors, module.signature, module.start()))
+    return found
+
+
+def test_what_was_tried_is_in_the_recipe_and_the_best_is_handed_over(small_zoo, tmp_path):
+    backbone, zoo = small_zoo()
+    notes = []
+    found = initialize(toy_target(), zoo, backbone, auto=True, budget=300, batch_size=8, say=notes.append)
+    auto = found.recipe["auto"]
+    tried = {row["candidate"]: row for row in auto["candidates"]}
+    assert set(tried) == {"scratch", *automatic.CANDIDATES}
+    assert [row["candidate"] for row in tried.values() if row["chosen"]] == [auto["chosen"]]
+    level = [row for row in tried.values() if row["steps"] == auto["steps"] and row["why_not"] is None]
+    assert tried[auto["chosen"]]["loss_after"] == min(row["loss_after"] for row in level)
+    assert not auto["ran_out"]
+    assert json.loads(json.dumps(found.recipe, allow_nan=False)) == found.recipe
+    assert backbone.delta is None
+    assert equal(Initialization.load(found.save(tmp_path / "start")).delta.tensors, found.delta.tensors)
+    assert "<h2>What was tried</h2>" in page_of(found.recipe)
+
+
+def test_the_seed_decides_what_is_chosen(small_zoo, two_candidates):
+    backbone, zoo = small_zoo()
+    one, two = (initialize(toy_target(), zoo, backbone, auto=True, budget=300, batch_size=8, seed=1) for _ in range(2))
+    assert equal(one.delta.tensors, two.delta.tensors)
+    losses = [[row["loss_after"] for row in found.recipe["auto"]["candidates"]] for found in (one, two)]
+    assert losses[0] == losses[1]
+
+
+def test_where_nothing_is_better_scratch_is_kept_and_said(small_zoo):
+    backbone, zoo = small_zoo()
+    notes = []
+    found = initialize(toy_target(), spoiled(zoo), backbone, auto=True, budget=300, batch_size=8, say=notes.append)
+    assert found.recipe["auto"]["chosen"] == "scratch"
+    assert found.recipe["handed_over"] == "scratch"
+    assert found.recipe["licences"] == []
+    assert equal(found.delta.tensors, {n: t.float() for n, t in next(iter(zoo)).start().items()})
+    assert found.verdict.difference >= 0
+    assert any("nothing that was tried was better than scratch" in note for note in notes)
+    assert found.name == "scratch, which nothing was better than for toy"
+
+
+def test_few_dev_examples_mean_folds(small_zoo, two_candidates):
+    backbone, zoo = small_zoo()
+    task = toy_target()
+    notes = []
+    few = type(task)(**{**task.__dict__, "dev": task.dev.select(range(3))})
+    found = initialize(few, zoo, backbone, auto=True, budget=300, batch_size=8, say=notes.append)
+    assert found.recipe["auto"]["cross_validated"]
+    assert found.verdict.n_dev == len(task.train) + 3
+    assert any("cross-validation" in note for note in notes)
+
+
+def test_strangers_without_signature_or_start_leave_the_candidates_that_need_none(small_zoo):
+    backbone, zoo = small_zoo()
+    strangers = [Module.new(dataclasses.replace(m.card, start=None), dict(m.tensors())) for m in zoo]
+    found = initialize(toy_target(), strangers, backbone, auto=True, budget=300, batch_size=8)
+    why_not = {row["candidate"]: row["why_not"] for row in found.recipe["auto"]["candidates"]}
+    assert why_not["first-order"] is None
+    assert why_not["prediction"] is None
+    assert "signature" in why_not["embedding"]
+    assert "start" in why_not["learned"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"how": "best"}, "how='best' has no part"),
+        ({"estimator": "prediction:loss"}, "estimator='prediction:loss' has no part"),
+        ({"guard": False}, "guard=False has no part"),
+        ({"merge": "ties", "merge_options": {"density": 0.5}}, "rule's own settings"),
+        ({"budget": -1.0}, "budget must be above 0"),
+    ],
+)
+def test_settings_that_have_no_part_are_refused_before_any_work(settings, match, small_zoo):
+    backbone, zoo = small_zoo()
+    with pytest.raises(ConfigError, match=match):
+        initialize(toy_target(), zoo, backbone, auto=True, **settings)
