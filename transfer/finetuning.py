@@ -202,6 +202,7 @@ def finetune(
         tuned = sparsified.tuned(number)
         at = replace(sora, xi=sparsified.stages[number].xi)
         result = Delta(at, dict(tuned.tensors), at.settings(backbone.model))
+        kept = {"name": keep, "chosen": f"stage {number + 1}", "folds": None, "steps": tuned.steps}
     after = evaluate(task, backbone, result, split)
     module = _as_module(task, backbone, result, tuned, after, named, shared, add_to, kept)
     return Finetuned(task, result, tuned, before, after, named, module, sparsified, kept)

@@ -36,6 +36,7 @@ class DeltaMethod(ABC):
     learning_rate: ClassVar[float]
     starts_bare: ClassVar[bool] = True  # attached with its start, the backbone answers as without
     derived: ClassVar[tuple[str, ...]] = ()  # settings read from the model: on the card, but not chosen
+    pairs: ClassVar[bool] = False  # a place alone says too little: it goes with one that is read
     by_output: ClassVar[tuple[str, ...]] = ()  # local tensors with a row for each output of the layer
     presets: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # a name `where` may be alone -> the places it stands for
 

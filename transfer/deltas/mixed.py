@@ -74,6 +74,7 @@ class MixedSite(Site):
         super().__init__(place, stacks)
         self.requires_grad_(False)
         self.router = router
+        self.trained: dict[str, torch.Tensor] = {}  # local name -> (1 + deltas, out), what is trained where not all is
 
     @classmethod
     def kind(cls, method: DeltaMethod) -> str:
@@ -92,7 +93,10 @@ class MixedSite(Site):
 
     def picked(self, name: str, batch: int) -> torch.Tensor:
         """(batch, ...): of the stack of that local name what each row uses."""
-        stack = self.get_parameter(name)
+        stack: torch.Tensor = self.get_parameter(name)
+        if name in self.trained and stack.requires_grad:
+            trained = self.trained[name].to(stack.device)
+            stack = torch.where(trained.view(*trained.shape, *[1] * (stack.dim() - 2)), stack, stack.detach())
         return stack.index_select(0, self.router.of(batch, stack.device))
 
 
@@ -153,7 +157,7 @@ def _build(host: nn.Module, deltas: Sequence[Delta], router: Router) -> tuple[li
     modules = named_modules(host)
     groups: dict[tuple[str, str], list[DeltaMethod | None]] = {}
     for number, delta in enumerate(deltas):
-        method = delta.method.direct()
+        method = delta.method.direct().fixed(host)
         if method.method not in MIXED.names():
             raise DeltaError(
                 f"method {method.method!r} cannot be mixed with others in one batch",

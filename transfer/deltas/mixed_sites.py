@@ -11,9 +11,10 @@ from torch.utils.hooks import RemovableHandle
 
 from transfer.deltas.adapter import ACTIVATIONS
 from transfer.deltas.attached import own_precision
+from transfer.deltas.fused import fused_at, rows_of_parts
 from transfer.deltas.method import DeltaMethod
 from transfer.deltas.mixed import MixedSite, Piece, Router
-from transfer.deltas.modules import embedding_features
+from transfer.deltas.modules import embedding_features, named_modules
 from transfer.errors import DeltaError
 
 
@@ -53,6 +54,20 @@ def stacks_of(
     return {name: stack_up(tensors, in_front) for name, tensors in own.items()}
 
 
+def trained_parts(site: MixedSite, name: str, pieces: Sequence[Piece | None], model: nn.Module) -> MixedSite:
+    """The site, which trains of the stack called `name` only what each delta alone would train at a fused layer."""
+    stack = site.get_parameter(name)
+    rows = torch.ones(stack.shape[:2], dtype=torch.bool)
+    for number, piece in enumerate(pieces, 1):
+        parts = None if piece is None else piece.method.parts.get(site.place)
+        if parts:
+            together = fused_at(model).get(site.place, ())
+            rows[number] = rows_of_parts(named_modules(model), site.place, parts, together)
+    if not rows.all():
+        site.trained[name] = rows
+    return site
+
+
 def by_row(x: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """x (batch, ..., in) times matrices (batch, out, in), a matrix for each row: (batch, ..., out)."""
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
@@ -78,7 +93,7 @@ class LoRARows(MixedSite):
         for number, piece in enumerate(pieces, 1):
             if piece is not None:
                 stacks["lora_B"][number] *= piece.method.scale(place)
-        return cls(place, stacks, router)
+        return trained_parts(cls(place, stacks, router), "lora_B", pieces, model)
 
     def install(self, module: nn.Module) -> list[RemovableHandle]:
         return [module.register_forward_hook(self.add, with_kwargs=True)]
@@ -137,7 +152,8 @@ class BiasRows(MixedSite):
 
     @classmethod
     def build(cls, place: str, pieces: Sequence[Piece | None], router: Router, model: nn.Module) -> MixedSite:
-        return cls(place, stacks_of(place, pieces, ("bitfit_bias",)), router)
+        site = cls(place, stacks_of(place, pieces, ("bitfit_bias",)), router)
+        return trained_parts(site, "bitfit_bias", pieces, model)
 
     def install(self, module: nn.Module) -> list[RemovableHandle]:
         return [module.register_forward_hook(self.add)]

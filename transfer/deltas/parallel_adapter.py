@@ -41,6 +41,7 @@ class ParallelAdapter(BottleneckMethod):
     """
 
     method: ClassVar[str] = "parallel-adapter"
+    pairs: ClassVar[bool] = True
     prefix: ClassVar[str] = "adapter_"
     presets: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # `where` alone would not say what goes in
 

@@ -148,16 +148,23 @@ def plan(method: DeltaMethod, model: nn.Module) -> dict[str, Laid]:
         DeltaError: as `method.places`, and where a place cannot take the method.
     """
     modules = named_modules(model)
-    return {place: laid(method, place, modules[place], model) for place in method.places(model)}
+    shapes = method.shapes_by_place(model)
+    return {place: laid(method, place, modules[place], model, shapes[place]) for place in shapes}
 
 
-def laid(method: DeltaMethod, place: str, module: nn.Module, model: nn.Module) -> Laid:
-    """What `method` would put on one module.
+def laid(
+    method: DeltaMethod,
+    place: str,
+    module: nn.Module,
+    model: nn.Module,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Laid:
+    """What `method` would put on one module; tensors of these shapes, or of those that the module alone tells.
 
     Raises:
         DeltaError: it cannot go there.
     """
-    shapes = method.local_shapes(place, module)
+    shapes = method.local_shapes(place, module) if shapes is None else shapes
     # Some methods know only here that a place is none; tensors on `meta` cost nothing.
     method.site(place, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, model)
     return Laid(method.method, tuple(shapes.items()), sum(map(prod, shapes.values())))
@@ -227,8 +234,10 @@ def _attached(model: nn.Module) -> dict[str, list[Laid]]:
             continue
         host = name.rpartition(".")[0]
         method = getattr(getattr(module, "method", None), "method", type(module).__name__)
+        seen: set[int] = set()  # what several sites share counts where it stands first
         for site in (part for part in module.modules() if isinstance(part, Site)):
-            own = list(site.named_parameters())
+            own = [(local, parameter) for local, parameter in site.named_parameters() if id(parameter) not in seen]
+            seen |= {id(parameter) for _, parameter in own}
             if own:
                 shapes = tuple((local, tuple(parameter.shape)) for local, parameter in own)
                 trained = sum(parameter.numel() for _, parameter in own if parameter.requires_grad)

@@ -60,13 +60,26 @@ def fitting(method: DeltaMethod, model: nn.Module) -> tuple[dict[str, Laid], dic
     """(place -> what the method would put there, place -> why it cannot go there), over all modules in model order."""
     fits: dict[str, Laid] = {}
     refused: dict[str, str] = {}
+    paired = _paired(method, model)
     for place, module in named_modules(model).items():
-        if place:
+        if place and paired is not None and place not in paired:
+            refused[place] = "it goes on a pair of places, one of which is read: where= and inputs= name both"
+        elif place:
             try:
                 fits[place] = laid(method, place, module, model)
             except DeltaError as error:
                 refused[place] = error.found or error.asked
     return fits, refused
+
+
+def _paired(method: DeltaMethod, model: nn.Module) -> set[str] | None:
+    """The places that have one to go with; None for a method whose places stand alone."""
+    if not method.pairs:
+        return None
+    try:
+        return set(method.places(model))
+    except DeltaError:
+        return set()
 
 
 def _read(setting: str, text: str, field: dataclasses.Field[Any]) -> object:

@@ -6,7 +6,7 @@ const at = (id) => document.getElementById(id);
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 });
 const exact = new Intl.NumberFormat("en");
 
-const state = { whole: 1, method: "", sizes: {}, methods: {}, fits: new Set(), refused: {}, own: [], chosen: new Set() };
+const state = { whole: 1, method: "", sizes: {}, methods: {}, fits: new Set(), layers: new Set(), refused: {}, own: [], chosen: new Set() };
 const rows = new Map(); // list item -> its row
 let asked = 0; // number of the last question: answers to earlier ones are late
 let timer = 0;
@@ -38,10 +38,10 @@ function complain(error) {
 
 // ---------------------------------------------------------------- rows
 
-/** The places that a click on this row means: its own where they fit, else all that fit inside. */
-function meant(row) {
-  const own = row.places.filter((place) => state.fits.has(place));
-  return own.length ? own : row.children.flatMap(meant);
+/** The places that a click on this row means: its own where they fit, else all layers that fit inside. */
+function meant(row, fits = state.fits) {
+  const own = row.places.filter((place) => fits.has(place));
+  return own.length ? own : row.children.flatMap((child) => meant(child, state.layers));
 }
 
 /** One row for each of the modules that a row stands for. */
@@ -228,6 +228,7 @@ async function choose(method, sizes, places) {
   state.method = method;
   state.sizes = { ...(sizes || state.methods[method]) };
   state.fits = new Set(found.fits);
+  state.layers = new Set(found.layers);
   state.refused = found.refused;
   state.own = found.own;
   state.chosen = new Set(places || found.own);

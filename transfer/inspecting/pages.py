@@ -11,6 +11,7 @@ from torch import nn
 
 from transfer.deltas import METHODS, structure
 from transfer.deltas.method import DeltaMethod
+from transfer.deltas.modules import embedding_features, named_modules
 from transfer.deltas.tree import plan
 from transfer.deltas.tree_rows import Row, rows_of
 from transfer.deltas.tree_text import share, sizes, tied
@@ -67,7 +68,10 @@ class Pages:
             own = chosen.places(self.model)
         except TransferError:
             own = []
-        return {"fits": list(fits), "refused": refused, "own": own}
+        modules = named_modules(self.model)
+        # A click on a part of the model means its layers; an embedding is chosen by a click of its own.
+        layers = [place for place in fits if embedding_features(modules[place]) is None]
+        return {"fits": list(fits), "layers": layers, "refused": refused, "own": own}
 
     def count(self, method: str, settings: Mapping[str, int], places: Sequence[str]) -> dict[str, Any]:
         """What a delta at these places would be: its parameters, its share, and the ways to write it down.

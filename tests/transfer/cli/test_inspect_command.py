@@ -102,10 +102,19 @@ def test_what_cannot_be_is_explained(transfer, words, said):
     assert ran.out == ""
 
 
+def interruptible():
+    """A process begun in the background inherits that ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_the_page_is_served_until_ctrl_c(config_folder):
     words = ["inspect", str(config_folder), "--web", "--no-open", "--delta", "lora", "--set", "rank=3"]
     done = subprocess.Popen(
-        [sys.executable, "-c", MAIN, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", MAIN, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=interruptible,
     )
     try:
         assert done.stdout is not None

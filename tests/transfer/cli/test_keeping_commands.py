@@ -53,7 +53,7 @@ def test_what_does_not_go_together_is_refused_before_anything_is_read(transfer, 
     monkeypatch.setattr("transfer.cli.options.read_backbone", None)
     monkeypatch.setattr("transfer.cli.options.read_task", None)
     for words, what in [
-        (("--weighting", "softmax", "--per-block"), "one weight for each module"),
+        (("--weighting", "greedy", "--per-block"), "one weight for each module"),
         (("--weighting", "best", "--budget", 3), "takes no budget"),
         (("--weighting", "greedy", "--budget", 0), "above 0"),
         (("--how", "lerned"), "did you mean 'learned'"),

@@ -98,7 +98,7 @@ def test_on_a_block_it_is_as_wide_as_what_the_block_gives(tiny_model):
     assert Adapter.from_settings(method.settings()) == method
 
 
-@pytest.mark.parametrize("where", ["attn.q", "drop"])
+@pytest.mark.parametrize("where", ["c_attn", "drop"])
 def test_what_gives_no_sum_is_refused(where, tiny_model):
     with pytest.raises(DeltaError, match=r"(?s)cannot read the sum at.*no normalisation and no block"):
         Adapter(reads="sum", where=(where,)).shapes(tiny_model("gpt2"))

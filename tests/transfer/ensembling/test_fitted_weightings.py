@@ -209,7 +209,6 @@ def test_the_cluster_with_the_lowest_dev_loss_is_taken(small_zoo):
 
 def test_unsupported_settings_are_refused_by_name():
     for arguments, what in [
-        (("softmax", "linear", True, None), "one weight for each module"),
         (("greedy", "linear", True, None), "one weight for each module"),
         (("uniform", "linear", False, 5.0), "takes no budget"),
         (("learned", "svd", False, None), "of the linear merge"),
