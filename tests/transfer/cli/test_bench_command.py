@@ -22,12 +22,6 @@ def test_it_runs_the_benchmark_with_all_that_follows(monkeypatch, capfd):
     assert "| tweet_offensive | lora |" in capfd.readouterr().out
 
 
-def test_its_exit_code_is_that_of_the_benchmark(monkeypatch, capfd):
-    monkeypatch.chdir(ROOT)
-    assert CliRunner().invoke(app, ["bench", "strategies", "--report", "--nonsense"]).exit_code == 2
-    assert "--nonsense" in capfd.readouterr().err
-
-
 def test_an_unknown_one_is_named_with_those_there_are(monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UnknownNameError, match=r"no benchmark named 'stratgies'.*strategies"):

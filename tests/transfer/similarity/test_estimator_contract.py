@@ -15,8 +15,8 @@ from transfer.similarity.estimator import Estimator
 FAMILIES = ("embedding", "gradient", "parameters", "prediction", "neighbours")
 
 
-# To an estimator they are adapters with other tensors, so they are asked about where tensors are looked at.
-ALIKE = ("parallel-adapter", "low-rank-adapter", "compacter")
+# To an estimator they are adapters or LoRAs with other tensors: they are asked about where tensors are looked at.
+ALIKE = ("parallel-adapter", "low-rank-adapter", "compacter", "sora")
 CASES = [
     (name, method, arch)  # a new estimator or method is covered the day it is added
     for name in ESTIMATORS.names()
