@@ -279,6 +279,7 @@ class _Job:
         """The best of a short list of starts, by tunes on the target's examples."""
         config = self.config
         by_id = {module.id: module for module in modules}
+        remarks: dict[str, None] = {}  # of merging: the same for many candidates, said once
 
         def merged_of(weights: Mapping[str, float]) -> list[Module]:
             return [by_id[name] for name in by_id if abs(weights[name]) > NO_WEIGHT]
@@ -297,6 +298,7 @@ class _Job:
             batch_size=config.batch_size,
             budget=config.budget or BUDGET,
             force=config.force,
+            note=lambda line: remarks.setdefault(line, None),
         )
         maker.know(target)
         found = choose_start(
@@ -308,7 +310,7 @@ class _Job:
             seed=config.seed,
         )
         self.clock.lap("auto")
-        for line in found.remarks():
+        for line in [*remarks, *found.remarks()]:
             self._note(line)
         merged = merged_of(found.made.weights)
         rule, _ = choose_rule(config.merge if found.made.fit is None else "linear", merged, {})
@@ -470,7 +472,7 @@ def _largest(weights: Mapping[str, float], fit: Fit | None, module: Module) -> f
 def check_auto(config: InitConfig) -> None:
     """Refuse what has no part in a race: ConfigError names it."""
     plain = {field_.name: field_.default for field_ in fields(InitConfig)}
-    for name in ("estimator", "how", "per_block", "guard"):
+    for name in ("estimator", "how", "per_block", "guard", "guard_steps"):
         if getattr(config, name) != plain[name]:
             raise ConfigError(
                 f"auto chooses for itself, so {name}={getattr(config, name)!r} has no part in it",
