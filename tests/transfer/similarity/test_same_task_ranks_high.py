@@ -75,7 +75,7 @@ def modules(embedded):
     for name, rows in eight_tasks("train").items():
         task = as_task(name, rows)
         encoded = embedded.encode(task.train)
-        tensors = tune(embedded, method, encoded, tensors=start, settings=TuneSettings(steps=20)).tensors
+        tensors = tune(embedded, method, encoded, tensors=start, settings=TuneSettings(steps=12)).tensors
         signature = task_signature(embedded, task).merge(module_signature(embedded, encoded, method, tensors, start))
         card = Card(
             task=name,
