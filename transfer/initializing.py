@@ -325,6 +325,7 @@ class _Job:
             "auto": found.as_dict(),
             "handed_over": "scratch" if found.scratch else "merged",
             "how": found.made.how,
+            "weighting": None if found.made.fit is None else found.made.fit.about,
             "merge": rule.name,
             "licences": [] if found.scratch else licences_of(found.made.weights),
             "start": start,

@@ -52,6 +52,7 @@ def test_what_was_tried_is_in_the_recipe_and_the_best_is_handed_over(small_zoo, 
     level = [row for row in tried.values() if row["steps"] == auto["steps"] and row["why_not"] is None]
     assert tried[auto["chosen"]]["loss_after"] == min(row["loss_after"] for row in level)
     assert not auto["ran_out"]
+    assert (found.recipe["weighting"] is not None) == (found.recipe["how"] == "learned")
     assert json.loads(json.dumps(found.recipe, allow_nan=False)) == found.recipe
     assert backbone.delta is None
     assert equal(Initialization.load(found.save(tmp_path / "start")).delta.tensors, found.delta.tensors)
