@@ -5,34 +5,35 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transfer.backbones import load_backbone
 from transfer.backbones.backbone import Backbone
-from transfer.deltas import METHODS
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.ensembling import MERGES
 from transfer.ensembling.automatic import BUDGET, Maker, choose_start
 from transfer.ensembling.choosing import AUTO, choose_rule
-from transfer.ensembling.compatible import IDLE, Starts, acting_settings, largest_group, same_backbone
-from transfer.ensembling.fitted import Fit, FitSettings, Pool, check_fit, check_sources, fit_weights, fitted
+from transfer.ensembling.compatible import IDLE, acting_settings, largest_group, same_backbone
+from transfer.ensembling.fitted import Fit, FitSettings, Pool, check_sources, fit_weights, fitted
 from transfer.ensembling.guarding import guard as judge
 from transfer.ensembling.merging import merge as merge_modules
 from transfer.ensembling.merging import nonzero
 from transfer.ensembling.rule import MergeRule
 from transfer.ensembling.verdict import Verdict
-from transfer.ensembling.weighting import check_settings, mean_weights, weigh
-from transfer.errors import ConfigError, SourceError
+from transfer.ensembling.weighting import mean_weights, weigh
+from transfer.errors import SourceError
 from transfer.finetuning import versions
+from transfer.init_config import InitConfig
 from transfer.initialization import SCHEMA, Initialization, base_model_prefix
+from transfer.recipes import block_norms, described, source_of, start_of_all
 from transfer.relatives import Relatives, find_relatives
 from transfer.similarity import ESTIMATORS
 from transfer.similarity.activations import source_grams
 from transfer.similarity.scores import Scores
-from transfer.similarity.scoring import check_per_block, score
+from transfer.similarity.scoring import score
 from transfer.similarity.sources import find_sources, unmatched
 from transfer.similarity.target import Target
 from transfer.tasks import Task, load_task
@@ -41,56 +42,11 @@ from zoo.card import now
 from zoo.reading import ReadableZoo
 from zoo.tensors import digest
 
+__all__ = ["InitConfig", "initialize"]
+
 logger = logging.getLogger(__name__)
 
 NO_WEIGHT = 1e-6  # a module that weighs no more leaves no trace in the result
-
-
-@dataclass(frozen=True, kw_only=True)
-class InitConfig:
-    """How an initialization is made. The command line, a script and a test all build this same object."""
-
-    method: str | DeltaMethod = "lora"
-    estimator: str = "gradient:first-order"
-    temperature: float = 0.5  # over standardised scores; near 0 keeps only the closest source
-    top_k: int | None = None  # source modules kept; None keeps all
-    how: str = "softmax"  # to weights, by name in WEIGHTINGS; from scores, or learned on the target's examples
-    per_block: bool = False  # a weight per module and block: learned, or from an estimator that scores blocks
-    budget: float | None = None  # seconds for a weighting that looks at examples
-    merge: str = AUTO  # a rule; auto is linear for modules with a shared start, else svd for LoRA
-    merge_options: Mapping[str, Any] = field(default_factory=dict)  # of the rule: rank, energy, density
-    exclude: tuple[str, ...] | None = None  # task names and ids left out; None leaves out the target's own task
-    examples: int | None = 64  # labelled target examples in all, for a target given by name; None takes all
-    guard: bool = True
-    guard_steps: int = 20
-    batch_size: int = 16
-    seed: int = 0  # of data order, of short tunes and of drawing examples
-    force: bool = False  # take modules of other backbones
-    auto: bool = False  # race several starts instead of the one that estimator and how say
-    explain: bool = False  # measure dev along the guard's tunes, for the page
-
-    def __post_init__(self) -> None:
-        if isinstance(self.method, str):
-            METHODS.resolve(self.method)
-        ESTIMATORS.resolve(self.estimator)
-        if self.merge != AUTO:
-            MERGES.get(self.merge).with_options(self.merge_options)
-        if self.per_block and fitted(self.how) is None:
-            check_per_block(self.estimator)
-        check_settings(self.how, self.temperature, self.top_k)
-        if self.auto:
-            check_auto(self)
-        else:
-            check_fit(self.how, self.merge, self.per_block, self.budget)
-        for name in ("examples", "guard_steps", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
-
-    @property
-    def method_name(self) -> str:
-        """The method's name alone."""
-        return self.method if isinstance(self.method, str) else self.method.method
 
 
 def initialize(
@@ -246,10 +202,11 @@ class _Job:
         )
         clock.lap("score")
         fit = self._fit(target, modules, scores)
-        by_score = (
-            weigh(scores, config.how, config.temperature, config.top_k, config.per_block) if fit is None else None
+        table: Mapping[str, Any] = (
+            weigh(scores, config.how, config.temperature, config.top_k, config.per_block)
+            if fit is None
+            else fit.weights
         )
-        table: Mapping[str, Any] = fit.weights if fit is not None else by_score or {}
         weights = mean_weights(table)
         clock.lap("weigh")
         merged = [module for module in modules if _largest(weights, fit, module) > NO_WEIGHT]
@@ -318,7 +275,7 @@ class _Job:
         recipe = self._recipe(
             target, delta, modules, merged, found.made.scores, dict(found.made.weights), relatives, found.verdict
         )
-        start, start_digest = _start_of_all(merged, digest(target.start) if found.scratch else None)
+        start, start_digest = start_of_all(merged, digest(target.start) if found.scratch else None)
         if not (found.scratch or rule.leaves_start):
             start = start_digest = None
         recipe |= {
@@ -425,7 +382,7 @@ class _Job:
     ) -> dict[str, Any]:
         config, task, backbone = self.config, self.task, self.backbone
         hurts = verdict is not None and verdict.outcome == "hurts"
-        start, start_digest = _start_of_all(merged, digest(target.start) if hurts else None)
+        start, start_digest = start_of_all(merged, digest(target.start) if hurts else None)
         return {
             "schema": SCHEMA,
             "created": now(),
@@ -441,7 +398,7 @@ class _Job:
             "max_length": backbone.max_length,
             "base_model_prefix": base_model_prefix(backbone.model),
             "handed_over": "scratch" if hurts else "merged",
-            "modules": [_source(module) for module in merged],
+            "modules": [source_of(module) for module in merged],
             "weights": weights,
             "scores": scores.as_dict(),
             "estimator": scores.estimator,
@@ -455,7 +412,7 @@ class _Job:
             "seeds": {"run": config.seed, "examples": task.seed},
             "guard": {"steps": config.guard_steps, "batch_size": config.batch_size} if config.guard else None,
             "verdict": None if verdict is None else verdict.as_dict(),
-            "block_norms": _block_norms(merged) if config.explain else None,
+            "block_norms": block_norms(merged) if config.explain else None,
             "relatives": relatives.as_dict(),
             "notes": list(self.notes),
             "seconds": dict(self.clock.seconds),
@@ -470,21 +427,6 @@ def _largest(weights: Mapping[str, float], fit: Fit | None, module: Module) -> f
     return abs(weights[module.id])
 
 
-def check_auto(config: InitConfig) -> None:
-    """Refuse what has no part in a race: ConfigError names it."""
-    plain = {field_.name: field_.default for field_ in fields(InitConfig)}
-    for name in ("estimator", "how", "per_block", "guard", "guard_steps"):
-        if getattr(config, name) != plain[name]:
-            raise ConfigError(
-                f"auto chooses for itself, so {name}={getattr(config, name)!r} has no part in it",
-                hint=f"leave out auto, or {name}",
-            )
-    if config.merge_options and any(value is not None for value in config.merge_options.values()):
-        raise ConfigError("auto merges by a rule's own settings", found=str(dict(config.merge_options)))
-    if config.budget is not None and not config.budget > 0:
-        raise ConfigError(f"budget must be above 0 seconds, got {config.budget}")
-
-
 def _with_settings(modules: Sequence[Module], method: DeltaMethod) -> list[Module]:
     """Modules whose settings act as those of `method`; SourceError if there are none."""
     wanted = {name: value for name, value in method.settings().items() if name not in IDLE}
@@ -496,59 +438,3 @@ def _with_settings(modules: Sequence[Module], method: DeltaMethod) -> list[Modul
         found=f"{len(modules)} modules with others, {modules[0].id} for example",
         hint=f"method={method.method!r} takes the settings that most modules have",
     )
-
-
-def _start_of_all(modules: Sequence[Module], scratch: str | None) -> tuple[str | None, str | None]:
-    """(name, sha256) of the start that all of the modules were trained from, or (None, None) if there is none.
-
-    Args:
-        modules: What was merged.
-        scratch: sha256 of the start that is handed over in place of the merge; None where the merge is.
-    """
-    starts = Starts()
-    digests = {module.id: starts.of(module) for module in modules}
-    behind = scratch if scratch is not None else next(iter(digests.values()))
-    named = [module.card.start for module in modules if digests[module.id] == behind and module.card.start is not None]
-    if behind is None or not named or (scratch is None and set(digests.values()) != {behind}):
-        return None, None
-    return named[0], behind
-
-
-def _source(module: Module) -> dict[str, Any]:
-    """What a recipe says of a merged module."""
-    card = module.card
-    return {
-        "id": module.id,
-        "task": card.task,
-        "category": card.category,
-        "license": card.license,
-        "data": card.data.get("source"),
-    }
-
-
-def _block_norms(modules: Sequence[Module]) -> dict[str, list[float]]:
-    """Norm of the change in each block, of the modules whose signature has it."""
-    found = {}
-    for module in modules:
-        norms = module.signature.block_norms
-        if norms is not None:
-            found[module.id] = [round(float(norm), 4) for norm in norms]
-    return found
-
-
-def described(task: Task) -> dict[str, Any]:
-    """What a recipe says of the target."""
-    return {
-        "name": task.name,
-        "kind": task.kind,
-        "category": task.category,
-        "source": task.source,
-        "origin": task.origin,
-        "license": task.license,
-        "examples": task.examples,
-        "sizes": task.sizes,
-        "fields": list(task.fields),
-        "choices": task.labels,
-        "fingerprint": task.fingerprint,
-        "notes": list(task.notes),
-    }

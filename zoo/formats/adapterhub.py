@@ -7,7 +7,6 @@ had them under the name adapter-transformers.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from zoo.errors import FormatError
 from zoo.formats import adapterhub_bottleneck, adapterhub_lora
 from zoo.formats.adapterhub_places import TYPES, family_of
 from zoo.formats.checkpoint import Checkpoint
-from zoo.formats.layout import Parts, read_config
+from zoo.formats.layout import Parts, read_config, write_config
 from zoo.formats.pickles import open_weights
 from zoo.tensors import FileTensors, write_tensors
 
@@ -106,7 +105,7 @@ def write(
         "name": NAME,
         "version": VERSION,
     }
-    (folder / CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_config(folder / CONFIG, config)
     write_tensors(folder / TENSORS, part.to_file(settings, tensors, NAME))
     return [CONFIG, TENSORS]
 

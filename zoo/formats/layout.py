@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,11 @@ def read_config(path: Path) -> dict[str, Any]:
         return read_json(plain_file(path).read_text(encoding="utf-8"))
     except (CardError, UnicodeDecodeError, FileNotFoundError) as error:
         raise FormatError(f"{path} cannot be read", found=str(error)) from None
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write a config file that `read_config` reads."""
+    path.write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def group(names: Iterable[str], pattern: str, local: Mapping[str, str]) -> tuple[Parts, list[str]]:

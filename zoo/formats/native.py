@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from zoo.errors import FormatError
 from zoo.files import plain_file
 from zoo.formats.checkpoint import Checkpoint
-from zoo.formats.layout import read_config
+from zoo.formats.layout import read_config, write_config
 from zoo.tensors import FileTensors, write_tensors
 
 CONFIG, TENSORS = "delta_config.json", "delta.safetensors"
@@ -50,8 +49,7 @@ def write(
         kind: Of backbone; not needed here.
     """
     config = {"version": VERSION, "method": method, "settings": dict(settings), "backbone": backbone_name}
-    text = json.dumps(config, indent=1, allow_nan=False) + "\n"
-    (folder / CONFIG).write_text(text, encoding="utf-8")
+    write_config(folder / CONFIG, config)
     write_tensors(folder / TENSORS, tensors)
     return [CONFIG, TENSORS]
 

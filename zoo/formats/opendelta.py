@@ -6,7 +6,6 @@ backbone's state dict with the delta's tensors alone, under the names of the mod
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 
 from zoo.errors import FormatError
 from zoo.formats.checkpoint import Checkpoint
-from zoo.formats.layout import read_config
+from zoo.formats.layout import read_config, write_config
 from zoo.formats.opendelta_parts import ADAPTER, LORA
 from zoo.formats.opendelta_prefix import PREFIX
 from zoo.formats.pickles import open_weights, write_pickle
@@ -89,7 +88,7 @@ def write(
         "backbone_checkpoint_name": backbone_name,
         "opendelta_version": VERSION,
     }
-    (folder / CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_config(folder / CONFIG, config)
     write_pickle(folder / PICKLE, part.to_file(settings, tensors))
     return [CONFIG, PICKLE]
 

@@ -7,7 +7,6 @@ prefixes are one tensor `prompt_embeddings` (length, layers * 2 * width): for ea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from zoo.errors import FormatError
 from zoo.files import plain_file
 from zoo.formats import peft_lora, peft_prefix, peft_prompt
 from zoo.formats.checkpoint import Checkpoint
-from zoo.formats.layout import read_config
+from zoo.formats.layout import read_config, write_config
 from zoo.formats.peft_variants import refuse_type
 from zoo.formats.pickles import open_weights
 from zoo.tensors import FileTensors, write_tensors
@@ -77,7 +76,7 @@ def write(
     if reason is not None:
         raise FormatError(f"this {method} module cannot be a PEFT checkpoint", found=reason)
     config = {"base_model_name_or_path": backbone_name, "inference_mode": True, **part.config(settings, tensors, kind)}
-    (folder / CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_config(folder / CONFIG, config)
     write_tensors(folder / TENSORS, part.to_file(settings, tensors))
     return [CONFIG, TENSORS]
 

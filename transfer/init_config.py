@@ -1,0 +1,79 @@
+"""InitConfig: what an initialization is made by, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transfer.deltas import METHODS
+from transfer.deltas.method import DeltaMethod
+from transfer.ensembling import MERGES
+from transfer.ensembling.choosing import AUTO
+from transfer.ensembling.fitted import check_fit, fitted
+from transfer.ensembling.weighting import check_settings
+from transfer.errors import ConfigError
+from transfer.similarity import ESTIMATORS
+from transfer.similarity.scoring import check_per_block
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """How an initialization is made. The command line, a script and a test all build this same object."""
+
+    method: str | DeltaMethod = "lora"
+    estimator: str = "gradient:first-order"
+    temperature: float = 0.5  # over standardised scores; near 0 keeps only the closest source
+    top_k: int | None = None  # source modules kept; None keeps all
+    how: str = "softmax"  # to weights, by name in WEIGHTINGS; from scores, or learned on the target's examples
+    per_block: bool = False  # a weight per module and block: learned, or from an estimator that scores blocks
+    budget: float | None = None  # seconds for a weighting that looks at examples
+    merge: str = AUTO  # a rule; auto is linear for modules with a shared start, else svd for LoRA
+    merge_options: Mapping[str, Any] = field(default_factory=dict)  # of the rule: rank, energy, density
+    exclude: tuple[str, ...] | None = None  # task names and ids left out; None leaves out the target's own task
+    examples: int | None = 64  # labelled target examples in all, for a target given by name; None takes all
+    guard: bool = True
+    guard_steps: int = 20
+    batch_size: int = 16
+    seed: int = 0  # of data order, of short tunes and of drawing examples
+    force: bool = False  # take modules of other backbones
+    auto: bool = False  # race several starts instead of the one that estimator and how say
+    explain: bool = False  # measure dev along the guard's tunes, for the page
+
+    def __post_init__(self) -> None:
+        if isinstance(self.method, str):
+            METHODS.resolve(self.method)
+        ESTIMATORS.resolve(self.estimator)
+        if self.merge != AUTO:
+            MERGES.get(self.merge).with_options(self.merge_options)
+        if self.per_block and fitted(self.how) is None:
+            check_per_block(self.estimator)
+        check_settings(self.how, self.temperature, self.top_k)
+        if self.auto:
+            check_auto(self)
+        else:
+            check_fit(self.how, self.merge, self.per_block, self.budget)
+        for name in ("examples", "guard_steps", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+
+    @property
+    def method_name(self) -> str:
+        """The method's name alone."""
+        return self.method if isinstance(self.method, str) else self.method.method
+
+
+def check_auto(config: InitConfig) -> None:
+    """Refuse what has no part in a race: ConfigError names it."""
+    plain = {field_.name: field_.default for field_ in fields(InitConfig)}
+    for name in ("estimator", "how", "per_block", "guard", "guard_steps"):
+        if getattr(config, name) != plain[name]:
+            raise ConfigError(
+                f"auto chooses for itself, so {name}={getattr(config, name)!r} has no part in it",
+                hint=f"leave out auto, or {name}",
+            )
+    if config.merge_options and any(value is not None for value in config.merge_options.values()):
+        raise ConfigError("auto merges by a rule's own settings", found=str(dict(config.merge_options)))
+    if config.budget is not None and not config.budget > 0:
+        raise ConfigError(f"budget must be above 0 seconds, got {config.budget}")
