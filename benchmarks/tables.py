@@ -11,38 +11,29 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.estimators import matrix, report
 from benchmarks.estimators import run as estimators
+from benchmarks.markdown import NOTHING, markdown
 from benchmarks.rows import Rows
 from benchmarks.sparsity import run as sparsity
 from benchmarks.sparsity import table as sparsity_table
 from benchmarks.speed import deltas_table, merging, serving
 from benchmarks.speed import init as speed
-from benchmarks.strategies import run as strategies
-from benchmarks.strategies.table import table as strategies_table
+from benchmarks.strategies import table as strategies
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/results.md")
-NOTHING = "*No rows are checked in yet.*"
 MARK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown; "nothing yet" without rows."""
-    lines = ["| " + " | ".join(str(value) for value in row) + " |" for row in rows]
-    if not lines:
-        return NOTHING
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines])
 
 
 def of_strategies() -> str:
     """Test accuracy after 60 steps, from each start."""
-    rows = Rows(strategies.HERE / "results.jsonl", strategies.KEY).rows
-    return strategies_table(rows, 60) if rows else NOTHING
+    rows = Rows(strategies.HERE / "sixty_steps.jsonl", strategies.KEY).rows
+    return strategies.table(rows, 60) if rows else NOTHING
 
 
 def of_speed() -> str:

@@ -13,15 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.rows import Rows
-from benchmarks.strategies.run import KEY as RATE_KEY
-from benchmarks.strategies.run import Run, chosen_factor
+from benchmarks.strategies.problem import Problem, Tuning
+from benchmarks.strategies.rates import GRID, choose_rate
+from benchmarks.strategies.rates import KEY as RATE_KEY
 from transfer.backbones import load_backbone
+from transfer.deltas import Delta
+from transfer.ensembling import merge
 
 HERE = Path(__file__).parent
 TARGETS = json.loads((HERE.parent / "targets.json").read_text(encoding="utf-8"))
@@ -29,26 +33,27 @@ KEY = ("target", "method", "module", "steps", "examples", "seed")
 SEED = 0
 
 
-def measure_target(run: Run, common: dict[str, Any], rows: Rows, rates: Rows, most: int | None) -> None:
+def measure_target(problem: Problem, common: dict[str, Any], rows: Rows, rates: Rows, most: int | None) -> None:
     """Write the rows of one target and method that are not there yet."""
     steps = common["steps"]
-    starts: dict[str, Any] = {"scratch": None, **{module.id: module for module in run.modules[:most]}}
+    starts: dict[str, Any] = {"scratch": None, **{module.id: module for module in problem.modules[:most]}}
     missing = [name for name in starts if rows.done(**common, module=name) is None]
     if not missing:
         return
-    factors = {}
+    factors: dict[str, float] = {}
     if steps:
-        shared = {name: common[name] for name in ("target", "method", "examples", "steps")}
-        factors = {kind: chosen_factor(rates, run, shared, kind, steps) for kind in ("scratch", "uniform")}
+        average = {module.id: 1 / len(problem.modules) for module in problem.modules}
+        for kind, start in (("scratch", problem.scratch), ("uniform", merge(problem.modules, average))):
+            factors[kind] = choose_rate(rates, problem.named(), kind, GRID, partial(_pair, problem, start))
     for name in missing:
         begun = time.perf_counter()
         module = starts[name]
-        tensors = run.target.start if module is None else dict(module.tensors(dtype=torch.float32))
+        delta = problem.scratch if module is None else problem.delta(module.tensors(dtype=torch.float32))
         rate = None
         if steps:
-            rate = factors["scratch" if module is None else "uniform"] * run.target.method.learning_rate
-            tensors = run.tuned(tensors, steps, rate, SEED).tensors
-        found = run.accuracy(tensors)
+            rate = factors["scratch" if module is None else "uniform"] * delta.method.learning_rate
+            delta = problem.delta(problem.path(delta, rate).tensors[steps])
+        found = problem.test(delta)
         rows.add(
             **common,
             module=name,
@@ -56,11 +61,15 @@ def measure_target(run: Run, common: dict[str, Any], rows: Rows, rates: Rows, mo
             category=None if module is None else module.card.category,
             accuracy=found["accuracy"],
             macro_f1=found["macro_f1"],
-            majority=run.task.majority,
+            majority=problem.task.majority,
             learning_rate=rate,
             seconds=round(time.perf_counter() - begun, 2),
         )
         print(common["target"], common["method"], name, steps, f"{found['accuracy']:.3f}", flush=True)
+
+
+def _pair(problem: Problem, start: Delta) -> tuple[Problem, Delta]:
+    return problem, start
 
 
 def main() -> None:
@@ -84,8 +93,9 @@ def main() -> None:
         for name in options.targets.split(","):
             common = {"target": name, "method": method, "steps": options.steps}
             common |= {"examples": options.examples if options.steps else None, "seed": SEED if options.steps else None}
-            run = Run(name, method, SEED, options.examples, backbone)
-            measure_target(run, common, rows, rates, most)
+            tuning = Tuning(steps=options.steps or 1, patience=None)
+            problem = Problem(name, method, SEED, options.examples, backbone, tuning)
+            measure_target(problem, common, rows, rates, most)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.rows import Rows
-from benchmarks.strategies.run import GRID
 from transfer.backbones import Backbone, load_backbone
 from transfer.deltas import Delta, LoRA, SoRA, ranks_of
 from transfer.deltas.ranks import Ranks
@@ -28,6 +27,7 @@ from transfer.tasks import Task, load_task
 from transfer.training import TuneSettings, XiSchedule, sparsify, tune
 
 HERE = Path(__file__).parent
+GRID = (1 / 3, 1.0, 3.0)
 TARGETS = ("trec", "tweet_sentiment", "tweet_offensive", "tweet_irony", "mrpc", "rte")  # development targets
 SEEDS = (0, 1)
 KEY = ("target", "kind", "seed", "examples", "steps", "rank", "xi", "last_xi", "learning_rate_factor", "stage")

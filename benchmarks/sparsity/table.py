@@ -83,7 +83,7 @@ def stage_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def main() -> None:
     """Print the tables; draw the picture where asked."""
-    from benchmarks.tables import markdown
+    from benchmarks.markdown import markdown
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")

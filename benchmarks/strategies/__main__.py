@@ -1,13 +1,16 @@
-"""Does the start help? `python -m benchmarks.strategies` runs what is missing, with --report it prints the table."""
+"""Which start helps, and does any: `python -m benchmarks.strategies` runs what is missing of report.json.
+
+TRANSFER_TASKS=DIR python -m benchmarks.strategies                    about twenty hours of two cores
+python -m benchmarks.strategies --report                              the tables and pictures of what is there
+TRANSFER_TASKS=DIR python -m benchmarks.strategies --smoke            a minute
+TRANSFER_TASKS=DIR python -m benchmarks.strategies --config FILE      another experiment
+"""
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 
-from benchmarks.strategies import run, table
+from benchmarks.strategies.command import main
 
-if "--report" in sys.argv:
-    sys.argv.remove("--report")
-    table.main()
-else:
-    run.main()
+if __name__ == "__main__":
+    main(Path(__file__).parent, "report.json", __doc__)

@@ -1,4 +1,4 @@
-"""The table of `results.jsonl`, in Markdown: means over seeds, each run's own number where there is one seed.
+"""The table of `sixty_steps.jsonl`, in Markdown: tunes of 60 steps, of which the last counts; means over seeds.
 
 python -m benchmarks.strategies.table
 """
@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import Rows
-from benchmarks.strategies.run import HERE, KEY, STARTS
+
+HERE = Path(__file__).parent
+STARTS = ("scratch", "uniform", "gradient:first-order")
+KEY = ("target", "method", "start", "examples", "steps", "seed", "learning_rate_factor", "stage")
 
 
 def cell(values: list[float]) -> str:
@@ -43,7 +46,7 @@ def table(rows: list[dict[str, Any]], steps: int) -> str:
 def main() -> None:
     """Print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
+    parser.add_argument("--results", type=Path, default=HERE / "sixty_steps.jsonl")
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
     print(table(Rows(options.results, KEY).rows, options.steps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from transfer.errors import ConfigError, UnknownNameError
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_it_runs_the_benchmark_with_all_that_follows(monkeypatch, capfd):
+def test_it_runs_the_benchmark_with_all_that_follows(monkeypatch, capfd, tmp_path):
     monkeypatch.chdir(ROOT)
-    result = CliRunner().invoke(app, ["bench", "strategies", "--report", "--steps", "60"])
+    rows = tmp_path / "rows.jsonl"
+    row = {"stage": "run", "target": "trec", "method": "lora", "examples": 64, "seed": 0, "start": "category"}
+    rows.write_text(json.dumps({**row, "keep": "best", "error": "ConfigError: no module"}) + "\n")
+    result = CliRunner().invoke(app, ["bench", "strategies", "--report", "--out", str(rows)])
     assert result.exit_code == 0
-    assert "| tweet_offensive | lora |" in capfd.readouterr().out
+    assert "trec lora category seed 0: ConfigError: no module" in capfd.readouterr().out
 
 
 def test_an_unknown_one_is_named_with_those_there_are(monkeypatch):

@@ -1,0 +1,1 @@
+"""Merging, weighting and keeping on the development targets."""

@@ -1,0 +1,43 @@
+"""The command line that the benchmarks of starts share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.rows import Rows
+from benchmarks.strategies.experiment import Experiment
+from benchmarks.strategies.rates import KEY
+
+
+def main(folder: Path, config: str, about: str | None) -> None:
+    """Run what is missing, or report what is there.
+
+    Args:
+        folder: Where the rows are, and the experiment's file.
+        config: Name of that file.
+        about: Docstring of the benchmark.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=folder / config, help="the experiment: a JSON file")
+    parser.add_argument("--out", type=Path, help="rows; results.jsonl beside this file")
+    parser.add_argument("--targets", help="only these, such as trec,rte; rows of several files can be joined")
+    parser.add_argument("--report", action="store_true", help="print tables and draw pictures of the rows")
+    parser.add_argument("--smoke", action="store_true", help="one target, a few steps: a minute")
+    options = parser.parse_args()
+    experiment = Experiment.read(options.config)
+    name = "smoke" if options.smoke else "results" if options.config == folder / config else options.config.stem
+    rows = Rows(options.out or folder / f"{name}.jsonl", KEY)
+    if options.report:
+        from benchmarks.strategies.report import report
+
+        report(rows.rows, rows.path.parent)
+        return
+    from benchmarks.strategies.running import Runner
+    from transfer.backbones import load_backbone
+
+    if options.smoke:
+        experiment = experiment.smoke()
+    if options.targets:
+        experiment = experiment.only(options.targets.split(","))
+    Runner(rows, experiment, load_backbone()).run()

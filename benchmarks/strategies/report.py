@@ -1,0 +1,167 @@
+"""Tables of an experiment's rows: every start and way of keeping against scratch, by method and number of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.markdown import markdown
+from benchmarks.strategies.gains import Gain, Pairs, gain_of, steps_to_reach
+
+Row = dict[str, Any]
+SCRATCH = "scratch"
+HEAD = ("start", "targets", "step 0", "step 60", "best step", "gain at 60", "gain at best", "w/t/l", "steps", "seconds")
+KEEP_HEAD = ("way of keeping", "start", "targets", "accuracy", "gain over scratch", "over scratch, same way", "steps")
+TARGET_HEAD = ("target", "majority", "untrained", "scratch")
+PLOTTED = "accuracy_best"
+
+
+def runs(rows: Iterable[Row], method: str, examples: int) -> list[Row]:
+    """Finished runs of one method and number of examples."""
+    return [
+        row
+        for row in rows
+        if row["stage"] == "run" and (row["method"], row["examples"]) == (method, examples) and "error" not in row
+    ]
+
+
+def groups(rows: Iterable[Row]) -> list[tuple[str, int]]:
+    """(method, examples) of every table, in the order of the rows."""
+    return list(dict.fromkeys((row["method"], row["examples"]) for row in rows if row["stage"] == "run"))
+
+
+def pairs(rows: Sequence[Row], ours: tuple[str, str | None], base: tuple[str, str | None], measure: str) -> Pairs:
+    """target -> (ours, base) for each seed that has both. A run is named by (start, way of keeping)."""
+    found: dict[tuple[str, str | None], dict[tuple[str, int], float]] = {ours: {}, base: {}}
+    for row in rows:
+        for name in {ours, base}:
+            if (row["start"], row["keep"]) == name and row.get(measure) is not None:
+                found[name][row["target"], row["seed"]] = row[measure]
+    table: dict[str, list[tuple[float, float]]] = {}
+    for key, value in found[ours].items():
+        if key in found[base]:
+            table.setdefault(key[0], []).append((value, found[base][key]))
+    return table
+
+
+def gain(
+    rows: Sequence[Row], start: str, measure: str, keep: str = "best", base: tuple[str, str] = (SCRATCH, "best")
+) -> Gain | None:
+    """Of a start over scratch; None where no run has both."""
+    found = pairs(rows, (start, keep), base, measure)
+    return gain_of(found) if found else None
+
+
+def speedup(rows: Sequence[Row], start: str) -> str:
+    """Median steps until dev is as good as scratch ever gets, as a share of scratch's, and how many runs get there."""
+    scratch = {(row["target"], row["seed"]): row for row in rows if (row["start"], row["keep"]) == (SCRATCH, "best")}
+    shares = []
+    for row in rows:
+        base = scratch.get((row["target"], row["seed"]))
+        if (row["start"], row["keep"]) == (start, "best") and base is not None:
+            shares.append(steps_to_reach(row["dev_history"], base["dev_loss"]) / max(base["best_step"], 1))
+    if not shares:
+        return "-"
+    middle = float(np.median(shares))
+    return f"{middle:.2f}" if np.isfinite(middle) else "never"
+
+
+def table_rows(rows: Sequence[Row]) -> list[list[str]]:
+    """A line for each start that was tuned, the best first."""
+    lines: list[tuple[float, list[str]]] = []
+    for start in dict.fromkeys(row["start"] for row in rows if row["keep"] == "best"):
+        found = {name: gain(rows, start, f"accuracy_{name}") for name in ("step0", "step60", "best")}
+        first, middle, best = (found[name] for name in ("step0", "step60", "best"))
+        if first is None or middle is None or best is None:
+            continue
+        here = [row for row in rows if (row["start"], row["keep"]) == (start, "best")]
+        seconds = np.mean([row["seconds"] + row["seconds_start"] for row in here])
+        shown = ["-", "-", "-"] if start == SCRATCH else [middle.shown(), best.shown(), _counts(best)]
+        cells = [f"{found_.mean:.3f}" for found_ in (first, middle, best)]
+        lines.append((best.mean, [start, str(best.targets), *cells, *shown, speedup(rows, start), f"{seconds:.0f}"]))
+    return [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
+
+
+def keep_rows(rows: Sequence[Row]) -> list[list[str]]:
+    """A line for each way of keeping and start: over plain scratch, and over scratch tuned in the same way."""
+    lines: list[list[str]] = []
+    ways = dict.fromkeys((row["keep"], row["start"]) for row in rows if row["keep"] is not None)
+    tried = {start for keep, start in ways if keep != "best"}
+    for keep, start in ways:
+        over = gain(rows, start, PLOTTED, keep)
+        if over is None or start not in tried:
+            continue
+        same = None if start == SCRATCH else gain(rows, start, PLOTTED, keep, (SCRATCH, keep))
+        steps = np.mean([row["steps"] for row in rows if (row["start"], row["keep"]) == (start, keep)])
+        plain = "-" if (start, keep) == (SCRATCH, "best") else over.shown()
+        shown = "-" if same is None else same.shown()
+        lines.append([keep, start, str(over.targets), f"{over.mean:.3f}", plain, shown, f"{steps:.0f}"])
+    return lines
+
+
+def target_rows(rows: Sequence[Row], starts: Sequence[str], measure: str = PLOTTED) -> list[list[str]]:
+    """A line for each target: means over seeds; a start is marked where it is worse with every seed."""
+    lines = []
+    for target in dict.fromkeys(row["target"] for row in rows):
+        here = [row for row in rows if row["target"] == target]
+        bare = next((row["accuracy_step0"] for row in here if row["start"] == "untrained"), None)
+        cells = [target, f"{here[0]['majority']:.3f}", "-" if bare is None else f"{bare:.3f}"]
+        for start in (SCRATCH, *starts):
+            found = pairs(here, (start, "best"), (SCRATCH, "best"), measure).get(target)
+            below = found is not None and all(ours < base for ours, base in found)
+            cells.append("-" if found is None else f"{np.mean([o for o, _ in found]):.3f}{' ↓' if below else ''}")
+        lines.append(cells)
+    return lines
+
+
+def category_rows(rows: Sequence[Row], starts: Sequence[str]) -> list[list[str]]:
+    """A line for each category of targets: accuracy of scratch, and gains over it."""
+    lines = []
+    for category in sorted({str(row["category"]) for row in rows}):
+        here = [row for row in rows if str(row["category"]) == category]
+        found = [gain(here, start, PLOTTED) for start in (SCRATCH, *starts)]
+        if found[0] is not None:
+            shown = ["-" if one is None else f"{100 * one.relative:+.1f}%" for one in found[1:]]
+            lines.append([category, str(found[0].targets), f"{found[0].base:.3f}", *shown])
+    return lines
+
+
+def without_hopeless(rows: Sequence[Row]) -> list[Row]:
+    """Without the targets where scratch is no better than the majority label."""
+    kept = set()
+    for target in {row["target"] for row in rows}:
+        found = pairs([r for r in rows if r["target"] == target], (SCRATCH, "best"), (SCRATCH, "best"), PLOTTED)
+        majority = next(row["majority"] for row in rows if row["target"] == target)
+        if found and np.mean([ours for ours, _ in found[target]]) > majority:
+            kept.add(target)
+    return [row for row in rows if row["target"] in kept]
+
+
+def _counts(found: Gain) -> str:
+    return f"{found.wins}/{found.ties}/{found.losses}"
+
+
+def errors(rows: Iterable[Row]) -> list[str]:
+    """What could not be run, and why."""
+    return [f"{r['target']} {r['method']} {r['start']} seed {r['seed']}: {r['error']}" for r in rows if "error" in r]
+
+
+def report(rows: Sequence[Row], folder: Path) -> None:
+    """Print the tables of all rows, and draw their pictures into the folder."""
+    from benchmarks.strategies.picture import draw
+
+    for method, examples in groups(rows):
+        here = runs(rows, method, examples)
+        starts = [s for s in ("uniform", "gradient:first-order", "auto") if any(row["start"] == s for row in here)]
+        print(f"## {method}, {examples} examples\n")
+        print(markdown(HEAD, table_rows(here)), "\n")
+        print(markdown(HEAD, table_rows(without_hopeless(here))), "\nwithout targets where scratch is below majority\n")
+        print(markdown(KEEP_HEAD, keep_rows(here)), "\n")
+        print(markdown((*TARGET_HEAD, *starts), target_rows(here, starts)), "\n")
+        print(markdown(("category", "targets", SCRATCH, *starts), category_rows(here, starts)), "\n")
+        print(f"drawn into {draw(here, folder / f'{method}-{examples}.png', f'{method}, {examples} examples')}\n")
+    for line in errors(rows):
+        print(line)

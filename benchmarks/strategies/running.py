@@ -1,0 +1,169 @@
+"""Runs an experiment: a row for each target, method, start, way of keeping, number of examples and seed.
+
+The learning rate is chosen on dev, at seed 0, twice for each target and method: once for scratch, once on `uniform` for
+all other starts. Test is only measured. Rows that are there are not run again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks.rows import Rows
+from benchmarks.strategies.experiment import Experiment, Part
+from benchmarks.strategies.keeps import kept
+from benchmarks.strategies.problem import Made, Problem
+from benchmarks.strategies.rates import KEY, best_loss, choose_rate, cost, run_key
+from benchmarks.strategies.starts import start_of
+from transfer.backbones import Backbone
+from transfer.deltas import Delta
+from transfer.errors import TransferError
+
+MIDDLE = 60  # the step whose accuracy stands for a fixed budget
+RATE_SEED = 0
+
+
+def _tested(name: str, metrics: dict[str, float]) -> dict[str, float]:
+    """accuracy_NAME, macro_f1_NAME, loss_NAME."""
+    return {f"{metric}_{name}": metrics[metric] for metric in ("accuracy", "macro_f1", "loss") if metric in metrics}
+
+
+@dataclass
+class Runner:
+    """Runs what is not in the file yet. `tests` and `problems` are shared by the runs that can."""
+
+    rows: Rows
+    experiment: Experiment
+    backbone: Backbone
+    console: Console = field(default_factory=Console)
+    tests: dict[tuple[str, str], dict[str, dict[str, float]]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """All parts; after each target a line with the time that is left at this pace."""
+        units = list(self._units())
+        begun, done = time.monotonic(), 0
+        for number, (part, method, examples, target, seed) in enumerate(units):
+            wanted = self._wanted(part, seed)
+            problem = None
+            for start, keep in wanted:
+                if self._there(target, method, examples, seed, start, keep):
+                    continue
+                problem = problem or self._problem(target, method, examples, seed)
+                self._one(part, problem, start, keep)
+            done += problem is not None
+            if problem is not None:
+                rest = (time.monotonic() - begun) / done * (len(units) - number - 1)
+                self.console.print(
+                    f"{number + 1} of {len(units)}: {target} {method} {examples} examples seed {seed} is done; "
+                    f"at most {rest / 60:.0f} min to go"
+                )
+
+    def _units(self) -> Iterator[tuple[Part, str, int, str, int]]:
+        for part in self.experiment.parts:
+            for method in part.methods:
+                for examples in part.examples:
+                    for target in part.targets:
+                        for seed in part.seeds:
+                            yield part, method, examples, target, seed
+
+    @staticmethod
+    def _wanted(part: Part, seed: int) -> list[tuple[str, str | None]]:
+        """(start, way of keeping) of every run of a unit; None is a start that is not tuned."""
+        first = seed == part.seeds[0]
+        names = [*part.starts, *(part.once if first else ())]
+        return [
+            ("untrained", None),
+            *((name, None) for name in part.as_they_are),
+            *((name, "best") for name in names),
+            *((name, keep) for name in part.keep_from for keep in part.keep),
+        ]
+
+    def _there(self, target: str, method: str, examples: int, seed: int, start: str, keep: str | None) -> bool:
+        run: dict[str, Any] = {"stage": "run", "target": target, "method": method, "start": start, "keep": keep}
+        run |= {"examples": examples, "seed": seed, "tuning": str(self.experiment.tuning)}
+        return any(all(row.get(name) == value for name, value in run.items()) for row in self.rows.rows)
+
+    def _problem(self, target: str, method: str, examples: int, seed: int) -> Problem:
+        tests = self.tests.setdefault((target, method), {})
+        return Problem(target, method, seed, examples, self.backbone, self.experiment.tuning, tests)
+
+    def _rate(self, problem: Problem, start: str) -> float:
+        """The factor for this start, chosen on the examples and the seed that all runs of the target share."""
+        of = {**problem.named(), "examples": self.experiment.rate_examples, "seed": RATE_SEED}
+
+        kind = "scratch" if start == "scratch" else "uniform"
+
+        def make() -> tuple[Problem, Delta]:
+            chooser = problem
+            if problem.named() != of:
+                chooser = self._problem(of["target"], of["method"], of["examples"], of["seed"])
+            return chooser, start_of(chooser, kind).delta
+
+        return choose_rate(self.rows, of, kind, self.experiment.grid, make)
+
+    def _one(self, part: Part, problem: Problem, start: str, keep: str | None) -> None:
+        factor = None if keep is None else self._rate(problem, start)
+        key = run_key(
+            stage="run",
+            **problem.named(),
+            start=start,
+            keep=keep,
+            learning_rate_factor=None if factor is None else round(factor, 4),
+        )
+        common = {"majority": problem.task.majority, "category": problem.task.category, "sources": len(problem.modules)}
+        try:
+            result = self._measured(part, problem, start, keep, factor)
+        except TransferError as error:
+            result = {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+        row = self.rows.add(**key, **common, **result)
+        shown = [f"{row[name]:.3f}" for name in row if name.startswith("accuracy_")] or [row.get("error", "")]
+        self.console.print(*(str(key[name]) for name in KEY[1:7]), *shown, highlight=False)
+
+    def _measured(
+        self, part: Part, problem: Problem, start: str, keep: str | None, factor: float | None
+    ) -> dict[str, Any]:
+        if start == "untrained":
+            return _tested("step0", problem.test(None))
+        made = start_of(problem, start)
+        result = {"seconds_start": made.seconds, **made.about, **_tested("step0", problem.test(made.delta))}
+        if keep is None or factor is None:
+            return result
+        rate = factor * made.delta.method.learning_rate
+        result["learning_rate"] = rate
+        if keep == "best":
+            return result | self._tuned(problem, made, rate)
+        others = {} if start == "scratch" else {name: start_of(problem, name).delta for name in part.soup_of}
+        found = kept(problem, keep, made.delta, rate, others)
+        after = problem.test(Delta(made.delta.method, found.tensors, made.delta.settings))
+        losses = [loss for loss in found.about["candidates"].values() if loss is not None]
+        return result | {
+            **_tested("best", after),
+            "chosen": found.chosen,
+            "dev_loss": min(losses) if losses else None,
+            "steps": found.steps,
+            "seconds": round(found.seconds, 2),
+            "threads": torch.get_num_threads(),
+        }
+
+    def _tuned(self, problem: Problem, made: Made, rate: float) -> dict[str, Any]:
+        """Test at the start, in the middle and at the step that dev chose."""
+        path = problem.path(made.delta, rate)
+
+        def at(step: int) -> dict[str, float]:
+            return problem.test(Delta(made.delta.method, path.tensors[step], made.delta.settings))
+
+        middle = max(step for step in path.tensors if step <= MIDDLE)
+        return {
+            **_tested("step60", at(middle)),
+            **_tested("best", at(path.best_step)),
+            "middle": middle,
+            "best_step": path.best_step,
+            "dev_loss": best_loss(path),
+            "dev_history": path.tuned.history,
+            **cost(path),
+        }

@@ -1,0 +1,135 @@
+"""Starts by name: every way to begin on a target."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.strategies import controls
+from benchmarks.strategies.problem import Made, Problem
+from transfer.deltas import Delta
+from transfer.ensembling import FitSettings, fit_weights, merge, weigh
+from transfer.ensembling.automatic import Maker, choose_start
+from transfer.errors import ConfigError, UnknownNameError
+from transfer.similarity import ESTIMATORS
+from transfer.similarity.switching import over_modules
+from transfer.training.measuring import measure
+
+DEFAULT = "gradient:first-order"
+AUTO_SECONDS = 900.0  # more than a race takes, so that the seed alone decides it; what it took is in the row
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a start is made. `estimator` is the one whose scores it needs: they are made once, and counted every time."""
+
+    make: Callable[[Problem], Made]
+    estimator: str | None = None
+
+
+def start_of(problem: Problem, name: str) -> Made:
+    """A start, made once. An estimator's name stands for the softmax weights of its scores.
+
+    Raises:
+        UnknownNameError: no such start. TransferError: it cannot be made for this problem.
+    """
+    if name in problem.starts:
+        return problem.starts[name]
+    if name in STARTS:
+        recipe = STARTS[name]
+    elif name in ESTIMATORS.names():
+        recipe = Recipe(lambda problem: _weighed(problem, name), name)
+    else:
+        raise UnknownNameError(f"no start named {name!r}", found=", ".join([*STARTS, *ESTIMATORS.names()]))
+    scored = 0.0 if recipe.estimator is None else problem.scores(recipe.estimator).seconds
+    begun = time.perf_counter()
+    made = recipe.make(problem)
+    problem.starts[name] = replace(made, seconds=round(scored + time.perf_counter() - begun, 2))
+    return problem.starts[name]
+
+
+def _weighed(problem: Problem, estimator: str, rule: str = "linear", top_k: int | None = None) -> Made:
+    """Scores to weights to one delta; the largest weights go into the row."""
+    weights = weigh(problem.scores(estimator), top_k=top_k)
+    return Made(merge(problem.modules, weights, rule), {"weights": _largest(weights)})
+
+
+def _largest(weights: Mapping[str, float], most: int = 5) -> dict[str, float]:
+    order = sorted(weights, key=lambda module_id: (-abs(weights[module_id]), module_id))
+    return {module_id: round(weights[module_id], 4) for module_id in order[:most]}
+
+
+def _plain_average(problem: Problem, ids: list[str]) -> Delta:
+    return merge(problem.modules, {module_id: 1 / len(ids) for module_id in ids}, "linear")
+
+
+def _uniform(problem: Problem) -> Made:
+    return Made(_plain_average(problem, [module.id for module in problem.modules]))
+
+
+def _category(problem: Problem) -> Made:
+    """Division by hand: the plain average of the modules of the target's category."""
+    ours = [module.id for module in problem.modules if module.card.category == problem.task.category]
+    if not ours:
+        there = sorted({str(module.card.category) for module in problem.modules})
+        raise ConfigError(f"no module has the category {problem.task.category!r}", found=", ".join(there))
+    return Made(_plain_average(problem, ours), {"modules": len(ours)})
+
+
+def _best_single(problem: Problem) -> Made:
+    """The module with the lowest loss on dev."""
+    losses = over_modules(problem.backbone, problem.modules, lambda *_: measure(problem.backbone, problem.dev).loss)
+    best = problem.modules[int(np.argmin(losses))]
+    return Made(merge(problem.modules, {best.id: 1.0}, "linear"), {"module": best.id})
+
+
+def _per_block(problem: Problem) -> Made:
+    weights = weigh(problem.scores(DEFAULT, per_block=True), per_block=True)
+    return Made(merge(problem.modules, weights, "linear"))
+
+
+def _fitted(how: str, **changes: Any) -> Recipe:
+    def make(problem: Problem) -> Made:
+        settings = FitSettings(seed=problem.seed, batch_size=problem.tuning.batch_size, **changes)
+        found = fit_weights(problem.pool(DEFAULT), how, settings)
+        return Made(problem.delta(found.tensors), {"weights": _largest(found.weights)})
+
+    return Recipe(make, DEFAULT)
+
+
+def _auto(problem: Problem) -> Made:
+    maker = Maker(problem.modules, problem.backbone, problem.target.method.method, seed=problem.seed)
+    found = choose_start(problem.task, maker, budget=AUTO_SECONDS, seed=problem.seed)
+    delta = problem.scratch if found.scratch else found.made.delta
+    return Made(delta, {"chosen": found.race.chosen, "race": found.race.rows()})
+
+
+def _control(make: Callable[[Problem], Delta], estimator: str | None = DEFAULT) -> Recipe:
+    return Recipe(lambda problem: Made(make(problem)), estimator)
+
+
+STARTS: dict[str, Recipe] = {
+    "scratch": Recipe(lambda problem: Made(problem.scratch)),
+    "uniform": Recipe(_uniform),
+    "category": Recipe(_category),
+    "best-single": Recipe(_best_single),
+    "top-5": Recipe(lambda problem: _weighed(problem, DEFAULT, top_k=5), DEFAULT),
+    "per-block": Recipe(_per_block),
+    "svd": Recipe(lambda problem: _weighed(problem, DEFAULT, rule="svd"), DEFAULT),
+    "ties": Recipe(lambda problem: _weighed(problem, DEFAULT, rule="ties"), DEFAULT),
+    "learned": _fitted("learned"),
+    "learned:per-block": _fitted("learned", per_block=True),
+    "greedy": _fitted("greedy"),
+    "cluster": _fitted("cluster"),
+    "search": _fitted("search"),
+    "auto": Recipe(_auto),
+    "random-modules": _control(controls.random_modules),
+    "shuffled-weights": _control(controls.shuffled_weights),
+    "target-free": _control(controls.target_free, None),
+    "oracle": _control(controls.oracle, None),
+    "all-data": _control(controls.all_data, None),
+}

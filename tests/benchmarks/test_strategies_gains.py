@@ -1,0 +1,101 @@
+"""Paired gains and the tables made of them, held against what comes out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.strategies.gains import gain_of, steps_to_reach
+from benchmarks.strategies.report import category_rows, errors, keep_rows, report, table_rows, target_rows
+
+
+def row(target, start, seed, accuracy, keep="best", category="nli", majority=0.4, history=(), **more):
+    run = {"stage": "run", "target": target, "method": "lora", "examples": 64, "start": start, "seed": seed}
+    run |= {"keep": keep, "category": category, "majority": majority, "steps": 60, "seconds": 8.0, "seconds_start": 2.0}
+    run |= {f"accuracy_{name}": accuracy for name in ("step0", "step60", "best")}
+    run |= {"dev_history": list(history), "best_step": 40, "dev_loss": 0.5}
+    return run | more
+
+
+FALLING = [{"step": step, "loss": 1.0 - step / 100} for step in range(0, 61, 10)]
+ROWS = [
+    *(row(target, "scratch", seed, 0.5, history=FALLING) for target in ("a", "b") for seed in (0, 1)),
+    *(row("a", "uniform", seed, 0.6, history=[{"step": 0, "loss": 0.4}]) for seed in (0, 1)),
+    *(row("b", "uniform", seed, 0.5, history=[{"step": 0, "loss": 0.6}]) for seed in (0, 1)),
+    row("a", "uniform", 0, 0.7, keep="soup"),
+    row("a", "scratch", 0, 0.56, keep="soup"),
+]
+
+
+def test_a_gain_is_of_the_means_and_counts_targets():
+    found = gain_of({"a": [(0.6, 0.5), (0.8, 0.5)], "b": [(0.5, 0.5)], "c": [(0.3, 0.5)]})
+    assert (found.mean, found.base) == pytest.approx((0.5, 0.5))
+    assert (found.wins, found.ties, found.losses, found.targets) == (1, 1, 1, 3)
+    assert found.relative == pytest.approx(0.0)
+    assert found.low < 0 < found.high
+
+
+def test_the_interval_is_that_of_a_bootstrap_written_out():
+    generator = np.random.default_rng(3)
+    pairs = {str(i): [tuple(generator.uniform(0.4, 0.8, 2)) for _ in range(3)] for i in range(6)}
+    found = gain_of(pairs, draws=4000)
+    other, names = np.random.default_rng(11), list(pairs)
+    drawn = []
+    for _ in range(4000):
+        chosen = [pairs[names[i]] for i in other.integers(6, size=6)]
+        means = np.mean([np.mean([values[i] for i in other.integers(3, size=3)], axis=0) for values in chosen], axis=0)
+        drawn.append(means[0] / means[1] - 1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert found.low == pytest.approx(low, abs=0.02)
+    assert found.high == pytest.approx(high, abs=0.02)
+
+
+def test_equal_pairs_have_no_interval_to_speak_of():
+    found = gain_of({"a": [(0.55, 0.5)] * 2, "b": [(0.55, 0.5)] * 2})
+    assert (found.low, found.high) == pytest.approx((0.1, 0.1))
+    with pytest.raises(ValueError, match="no runs"):
+        gain_of({})
+
+
+def test_steps_to_reach():
+    assert steps_to_reach(FALLING, 0.75) == 30
+    assert steps_to_reach(FALLING, 0.1) == math.inf
+
+
+def test_the_table_has_the_best_start_first():
+    lines = table_rows(ROWS)
+    assert [line[0] for line in lines] == ["uniform", "scratch"]
+    assert lines[0][1:5] == ["2", "0.550", "0.550", "0.550"]
+    assert lines[0][6].startswith("+10.0%")
+    assert lines[0][7] == "1/1/0"
+    assert lines[0][8] == "never"  # two of four runs never get there, so the median is no number
+    assert lines[0][9] == "10"
+    assert lines[1][5:8] == ["-", "-", "-"]
+
+
+def test_ways_of_keeping_stand_beside_their_control():
+    lines = {(line[0], line[1]): line for line in keep_rows(ROWS)}
+    assert lines["soup", "uniform"][4].startswith("+40.0%")
+    assert lines["soup", "uniform"][5].startswith("+25.0%")
+    assert lines["soup", "scratch"][4].startswith("+12.0%")
+    assert lines["best", "scratch"][4] == "-"
+
+
+def test_a_start_that_is_worse_with_every_seed_is_marked():
+    worse = [*ROWS[:4], row("a", "uniform", 0, 0.4), row("a", "uniform", 1, 0.45), row("b", "uniform", 0, 0.4)]
+    worse += [row("b", "uniform", 1, 0.6)]
+    lines = {line[0]: line for line in target_rows(worse, ["uniform"])}
+    assert lines["a"][-1].endswith("↓")
+    assert not lines["b"][-1].endswith("↓")
+    assert category_rows(worse, ["uniform"]) == [["nli", "2", "0.500", "-7.5%"]]
+
+
+def test_the_report_says_what_failed_and_draws(tmp_path, capsys):
+    bad = {**row("a", "category", 0, 0.0), "error": "ConfigError: no module"}
+    report([*ROWS, bad], tmp_path)
+    said = capsys.readouterr().out
+    assert "a lora category seed 0: ConfigError: no module" in said
+    assert (tmp_path / "lora-64.png").stat().st_size > 10_000
+    assert errors(ROWS) == []
