@@ -69,6 +69,7 @@ def prune(thing: Any) -> Delta:
         ranks=ranks,
         alphas=alphas,
         at=places,
+        parts={place: names for place, names in delta.settings.get("parts", {}).items() if place in places},
     )
     return Delta(lora, tensors)
 
