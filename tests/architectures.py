@@ -67,6 +67,10 @@ MAKERS: dict[str, Callable[[], Any]] = {
     ),
     "gpt-neox": lambda: t.GPTNeoXForCausalLM(t.GPTNeoXConfig(**TEXT)),
     "bloom": lambda: t.BloomForCausalLM(t.BloomConfig(vocab_size=64, hidden_size=16, n_layer=2, n_head=2, **IDS)),
+    "mpt": lambda: t.MptForCausalLM(
+        t.MptConfig(vocab_size=64, d_model=16, n_layers=2, n_heads=2, max_seq_len=40, expansion_ratio=2)
+    ),
+    "persimmon": lambda: t.PersimmonForCausalLM(t.PersimmonConfig(**TEXT)),
     "opt": lambda: t.OPTForCausalLM(
         t.OPTConfig(**{k: v for k, v in TEXT.items() if k != "intermediate_size"}, ffn_dim=24, word_embed_proj_dim=8)
     ),

@@ -6,11 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from transfer.backbones import load_backbone
 from transfer.backbones.backbone import Backbone
+from transfer.backbones.encoding import Encoded
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.ensembling import MERGES
@@ -190,6 +192,8 @@ class _Job:
         clock.lap("relatives")
         if config.auto:
             return self._raced(target, modules, relatives)
+        if config.guard and self._curve_every is not None and self._dev:  # before an estimator makes that tune
+            target.measure_scratch(self._dev, self._curve_every, config.guard_steps, config.batch_size)
         # The modules were chosen above, so nothing is left to be excluded.
         scores = score(
             target,
@@ -348,22 +352,31 @@ class _Job:
 
     def _judged(self, target: Target, delta: Delta, licences: Sequence[str]) -> Verdict:
         config = self.config
-        dev = self.backbone.encode(self.task.dev, self.task.fields) if len(self.task.dev) else []
         return judge(
             self.backbone,
             target.method,
             target.encoded,
-            dev,
+            self._dev,
             start=delta.tensors,
             scratch=target.start,
             start_method=delta.method,
-            scratch_tune=target.scratch_tune(config.guard_steps, config.batch_size) if dev else None,
+            scratch_tune=target.scratch_tune(config.guard_steps, config.batch_size) if self._dev else None,
             steps=config.guard_steps,
             batch_size=config.batch_size,
             seed=config.seed,
             licences=licences,
-            curve_every=max(1, config.guard_steps // 5) if config.explain else None,
+            curve_every=self._curve_every,
         )
+
+    @cached_property
+    def _dev(self) -> list[Encoded]:
+        """Dev examples, encoded; may be empty."""
+        return self.backbone.encode(self.task.dev, self.task.fields) if len(self.task.dev) else []
+
+    @property
+    def _curve_every(self) -> int | None:
+        """Steps between measurements along the guard's tunes; None without a page to draw them on."""
+        return max(1, self.config.guard_steps // 5) if self.config.explain else None
 
     def _note(self, line: str) -> None:
         self.notes.append(line)

@@ -72,18 +72,22 @@ def share_signature(zoo: Path, folder: Path, draft: Record, module: Module, star
 
 
 def export_module(module: Module, folder: Path, signature: bool) -> Path:
-    """See `Zoo.export`."""
-    source = module.folder
-    assert source is not None
+    """See `Zoo.export`; a module in memory is written as `save_module` does."""
     with whole_folder(folder, (), FILE) as part:
-        files = {name: known for name, known in module.record.files.items() if name not in (SIGNATURE, START)}
-        for name, known in files.items():
-            shutil.copyfile(source / name, part / name)
-            check_file_hash(part / name, known)
+        draft = write_module(part, module) if module.folder is None else _copied(part, module, module.folder)
         whole = module.signature if signature else module.signature.without_data()
-        card = module.card if signature else _said(module.card)
-        _finish_alone(part, Record(id=module.id, card=card, files=files), module, whole)
+        card = draft.card if signature else _said(draft.card)
+        _finish_alone(part, dataclasses.replace(draft, card=card), module, whole)
     return folder
+
+
+def _copied(folder: Path, module: Module, source: Path) -> Record:
+    """The checkpoint as it is stored."""
+    files = {name: known for name, known in module.record.files.items() if name not in (SIGNATURE, START)}
+    for name, known in files.items():
+        shutil.copyfile(source / name, folder / name)
+        check_file_hash(folder / name, known)
+    return Record(id=module.id, card=module.card, files=files)
 
 
 def save_module(module: Module, folder: Path, replace: bool = False) -> Path:

@@ -15,6 +15,7 @@ from transfer.deltas import METHODS, LoRA
 from transfer.ensembling import Verdict, merge
 from transfer.errors import ConfigError, SourceError, UnknownNameError
 from transfer.initializing import InitConfig
+from transfer.training import tune
 from zoo import Card, Module, Zoo
 from zoo.tensors import digest
 
@@ -80,6 +81,39 @@ def test_the_recipe_says_how_it_was_made(small_zoo):
     assert {"transfer", "torch", "transformers"} <= recipe["versions"].keys()
     assert {"score", "merge", "guard"} <= recipe["seconds"].keys()
     assert recipe["guard"] == {"steps": 2, "batch_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("estimator", "steps", "tunes"),
+    [("gradient:first-order", 5, 1), ("parameters:cosine", 20, 1), ("parameters:cosine", 5, 2)],
+)
+def test_a_page_costs_no_tune_more_and_changes_no_verdict(estimator, steps, tunes, small_zoo, monkeypatch):
+    backbone, zoo = small_zoo()
+    made = []
+
+    def counted(*args, tensors, settings, **options):
+        found = tune(*args, tensors=tensors, settings=settings, **options)
+        made.append((options["description"], settings.steps))
+        return found
+
+    monkeypatch.setattr("transfer.similarity.target.tune", counted)
+    monkeypatch.setattr("transfer.ensembling.guarding.tune", counted)
+    plain, drawn = (
+        initialize(toy_target(), zoo, backbone, estimator=estimator, guard_steps=steps, explain=explain)
+        for explain in (False, True)
+    )
+    half = len(made) // 2
+    assert made[:half] == made[half:]
+    assert [what for what, _ in made[half:]].count("tuning from scratch") == tunes
+    said = [dataclasses.replace(found.verdict, curves=None, seconds=0) for found in (plain, drawn)]
+    assert said[0] == said[1]
+    assert plain.recipe["scores"] == drawn.recipe["scores"]
+    assert equal(plain.delta.tensors, drawn.delta.tensors)
+    curves = drawn.verdict.curves
+    assert plain.verdict.curves is None
+    for name, rows in curves.items():
+        assert [row["step"] for row in rows] == list(range(0, steps + 1, steps // 5))
+        assert rows[-1]["loss"] == pytest.approx(drawn.verdict.losses[name], rel=1e-6)
 
 
 def test_recipe_and_verdict_name_the_licences_of_what_was_merged(small_zoo):

@@ -208,7 +208,8 @@ def rm(
     epilog="""Examples:
   transfer zoo export trec-lora-1a2b3c4d ./trec-lora
   transfer zoo export trec-lora-1a2b3c4d --merged --to ./trec-model
-  transfer zoo export trec-adapter-5e6f7a8b --format adapterhub --to ./trec-adapter""",
+  transfer zoo export trec-adapter-5e6f7a8b --format adapterhub --to ./trec-adapter
+  transfer zoo export trec-sora-9c0d1e2f --prune --to ./trec-lora""",
 )
 def export(
     module: ModuleId,
@@ -220,6 +221,9 @@ def export(
     ] = True,
     merged: Annotated[
         bool, typer.Option("--merged", help="Write a plain model: the backbone with the module in its weights.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="SoRA: write the plain LoRA of the ranks left, which PEFT loads.")
     ] = False,
     format: Annotated[
         str | None, typer.Option("--format", help="Write a checkpoint of another library: adapterhub, opendelta, peft.")
@@ -235,7 +239,8 @@ def export(
     """Copy a module out: `peft.PeftModel.from_pretrained` reads the folder of a LoRA, prefix or soft prompt.
 
     With --merged a whole model is written, with its tokenizer, that `transformers` loads by itself. Modules of LoRA,
-    SoRA and BitFit can be merged. With --format the folder is what that library would have written, without our card.
+    SoRA and BitFit can be merged. With --format the folder is what that library would have written, without our card;
+    with --prune a SoRA is written as a LoRA first, so PEFT and its format take it.
     """
     from transfer.errors import ConfigError
 
@@ -247,26 +252,32 @@ def export(
         )
     if format is not None and (merged or not signature):
         raise ConfigError("--format writes a checkpoint alone", hint="leave out --merged and --no-signature")
-    owner = next((part for part in options.zoos(zoo) if module in part), None)
-    if owner is None:
-        options.open_zoo(zoo).get(module)  # raises, and proposes the closest id of all
-    elif merged:
+    if merged and prune:
+        raise ConfigError("--merged folds the gates of a SoRA into the weights", hint="leave out --prune")
+    if backbone is not None and not merged:
+        raise ConfigError("--backbone goes with --merged", hint="leave it out: a module alone needs no backbone")
+    target = target.expanduser()
+    found = options.open_zoo(zoo).get(module)
+    if prune:
+        from transfer.deltas.pruning import prune_module
+
+        found = prune_module(found)
+    if merged:
         from transfer.exporting import export_merged
 
-        found = owner.get(module)
         known = found.card.provenance.get("kind")
         kind = known if kind == "auto" and isinstance(known, str) else kind
         with output.working():
             loaded = options.read_backbone(backbone or found.card.backbone, kind, "fp32", 128)
             export_merged(found, target, loaded, force)
-    elif backbone is not None:
-        raise ConfigError("--backbone goes with --merged", hint="leave it out: a module alone needs no backbone")
     elif format is not None:
         from transfer.exporting import export_as
 
-        export_as(owner.get(module), target, format)
+        export_as(found, target, format)
     else:
-        owner.export(module, target, signature=signature)
+        from zoo.writing import export_module
+
+        export_module(found, target, signature)
     output.say(f"wrote {target}")
 
 

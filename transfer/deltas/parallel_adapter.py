@@ -87,14 +87,7 @@ class ParallelAdapter(BottleneckMethod):
         places = self.places(model)
         if self.input_places is not None:
             return dict(zip(places, check_places(model, self.input_places), strict=True))
-        names, found = Names(model), dict[str, str]()
-        order = {name: position for position, name in enumerate(names.modules)}
-        for output, source in zip(self.where, self.inputs, strict=True):
-            read = sorted(names.meant(source), key=order.__getitem__)
-            for place in names.meant(output):
-                near = [other for other in read if names.layer_of(other) == names.layer_of(place)]
-                if near and place not in found:
-                    found[place] = max(near, key=lambda other: shared_parts([place, other]))
+        found = self.paired(model)
         for place in places:
             if place not in found:
                 raise DeltaError(
@@ -102,7 +95,23 @@ class ParallelAdapter(BottleneckMethod):
                     found=f"none of {', '.join(self.inputs)} is in its block",
                     hint="where=('ff.w2',), inputs=('ff.w1',)",
                 )
-        return {place: found[place] for place in places}
+        return {place: found[place][0] for place in places}
+
+    def paired(self, model: nn.Module) -> dict[str, tuple[str, str]]:
+        """What `where` and `inputs` pair: place -> (place whose input is read, the name in `inputs` that means it).
+
+        Raises:
+            DeltaError: a name is not in the model.
+        """
+        names, found = Names(model), dict[str, tuple[str, str]]()
+        order = {name: position for position, name in enumerate(names.modules)}
+        for output, source in zip(self.where, self.inputs, strict=True):
+            read = sorted(names.meant(source), key=order.__getitem__)
+            for place in names.meant(output):
+                near = [other for other in read if names.layer_of(other) == names.layer_of(place)]
+                if near and place not in found:
+                    found[place] = max(near, key=lambda other: shared_parts([place, other])), source
+        return found
 
     def shapes_by_place(self, model: nn.Module) -> dict[str, dict[str, tuple[int, ...]]]:
         modules = named_modules(model)

@@ -35,7 +35,8 @@ def prune(thing: Any) -> Delta:
     sora = delta.method
     if not isinstance(sora, SoRA):
         raise DeltaError(
-            f"a {sora.method} has no gates, so there is nothing to prune", hint="train one with --method sora"
+            f"method {sora.method!r} has no gates, so there is nothing to prune",
+            hint="leave the pruning out; or train a module with --method sora",
         )
     tensors: dict[str, torch.Tensor] = {}
     ranks: dict[str, int] = {}
@@ -68,6 +69,7 @@ def prune(thing: Any) -> Delta:
         ranks=ranks,
         alphas=alphas,
         at=places,
+        parts={place: names for place, names in delta.settings.get("parts", {}).items() if place in places},
     )
     return Delta(lora, tensors)
 

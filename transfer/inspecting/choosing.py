@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from transfer.deltas import METHODS
+from transfer.deltas.addressing import find_places
 from transfer.deltas.method import DeltaMethod
 from transfer.deltas.modules import named_modules
+from transfer.deltas.parallel_adapter import ParallelAdapter
 from transfer.deltas.tree import Laid, laid
 from transfer.errors import ConfigError, DeltaError
 
-_PLACES = ("where", "exclude", "at")
+_PLACES = ("where", "exclude", "at", "input_places", "parts")
 
 
 def choose(
@@ -56,6 +59,26 @@ def sizes_of(name: str) -> dict[str, int]:
     }
 
 
+def with_pairs(method: DeltaMethod, first: DeltaMethod, model: nn.Module) -> DeltaMethod:
+    """A method whose places are pairs, with those of `first` before its own; any other method as it is.
+
+    Own names that the model lacks are left out.
+    """
+    if not isinstance(method, ParallelAdapter) or not isinstance(first, ParallelAdapter):
+        return method
+    own = list(zip(method.where, method.inputs, strict=True))
+    pairs = [*zip(first.where, first.inputs, strict=False), *(pair for pair in own if _are_there(model, pair))]
+    where, inputs = zip(*dict.fromkeys(pairs or own), strict=True)
+    return dataclasses.replace(method, where=where, inputs=inputs)
+
+
+def _are_there(model: nn.Module, names: Sequence[str]) -> bool:
+    try:
+        return all(find_places(model, [name]) for name in names)
+    except DeltaError:
+        return False
+
+
 def fitting(method: DeltaMethod, model: nn.Module) -> tuple[dict[str, Laid], dict[str, str]]:
     """(place -> what the method would put there, place -> why it cannot go there), over all modules in model order."""
     fits: dict[str, Laid] = {}
@@ -94,6 +117,11 @@ def _read(setting: str, text: str, field: dataclasses.Field[Any]) -> object:
         raise ConfigError(f"{setting} takes {said}, got {text!r}", hint=f"{setting}={field.default}") from error
 
 
+def _names(text: str) -> tuple[str, ...]:
+    """Names with commas between them; those of layers in brackets are a part of the name."""
+    return tuple(part.strip() for part in re.split(r",(?![^[]*\])", text))
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
@@ -106,4 +134,5 @@ _READERS: dict[str, tuple[Callable[[str], object], str]] = {
     "float": (_finite, "a number"),
     "bool": ({"true": True, "false": False}.__getitem__, "true or false"),
     "str": (str, "text"),
+    "tuple[str, ...]": (_names, "names"),
 }

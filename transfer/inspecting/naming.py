@@ -1,16 +1,47 @@
-"""From exact places back to the few names in `where=` that mean just them."""
+"""From exact places back to the few names in `where=` (and `inputs=`) that mean just them."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 from torch import nn
 
 from transfer.deltas.addressing import Names, check_places
 from transfer.deltas.asked import EXPRESSION
+from transfer.deltas.method import DeltaMethod
+from transfer.deltas.parallel_adapter import ParallelAdapter
 from transfer.errors import DeltaError
+
+
+def naming_settings(method: DeltaMethod, model: nn.Module, places: Collection[str]) -> dict[str, Any]:
+    """The settings that put a method on these places and no other: `where=`, and `inputs=` where its places are pairs.
+
+    Args:
+        method: Its own names say what is read for each place, if places are pairs.
+        model: Any model or a `Backbone`.
+        places: Names of modules in it.
+    Raises:
+        DeltaError: as `shortest_where`, and where a place has none to go with.
+    """
+    if not isinstance(method, ParallelAdapter):
+        return {"where": shortest_where(model, places)}
+    paired = method.paired(model)
+    where: list[str] = []
+    inputs: list[str] = []
+    alone = [place for place in places if place not in paired]
+    if alone:
+        raise DeltaError(
+            f"{method.method} has no pair for {alone[0]!r}", found=f"pairs for {', '.join(paired)}", hint="inputs="
+        )
+    for source in dict.fromkeys(source for _, source in paired.values()):
+        group = [place for place in places if paired[place][1] == source]
+        names = shortest_where(model, group) if group else ()
+        where += names
+        inputs += [source] * len(names)
+    return {"where": tuple(where), "inputs": tuple(inputs)}
 
 
 def shortest_where(model: nn.Module, places: Iterable[str]) -> tuple[str, ...]:

@@ -261,7 +261,8 @@ function show(found) {
   const places = `${found.places} ${found.places === 1 ? "place" : "places"}, `;
   if (found.places) at("summary").replaceChildren(places, strong, `, ${found.share}`);
   else at("summary").textContent = "No place is chosen yet.";
-  at("where").textContent = `where=[${found.where.map((name) => JSON.stringify(name)).join(", ")}]`;
+  const list = (name, values) => `${name}=[${values.map((value) => JSON.stringify(value)).join(", ")}]`;
+  at("where").textContent = list("where", found.where) + (found.inputs ? `, ${list("inputs", found.inputs)}` : "");
   at("python").textContent = found.python;
   const words = found.command.split(" ").flatMap((word) => [make("span", "", word), " "]);
   at("command").replaceChildren(...words.slice(0, -1)); // lines break between words, not behind the dashes in them

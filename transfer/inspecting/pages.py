@@ -16,8 +16,8 @@ from transfer.deltas.tree import plan
 from transfer.deltas.tree_rows import Row, rows_of
 from transfer.deltas.tree_text import share, sizes, tied
 from transfer.errors import ConfigError, TransferError
-from transfer.inspecting.choosing import choose, fitting, sizes_of
-from transfer.inspecting.naming import shortest_where
+from transfer.inspecting.choosing import choose, fitting, sizes_of, with_pairs
+from transfer.inspecting.naming import naming_settings
 
 LARGEST_SIZE = 1_000_000  # of a rank or a length; larger numbers of values cannot be counted
 
@@ -63,7 +63,7 @@ class Pages:
             UnknownNameError: no such method.
         """
         chosen = choose(method)
-        fits, refused = fitting(chosen, self.model)
+        fits, refused = fitting(with_pairs(chosen, self.first, self.model), self.model)
         try:
             own = chosen.places(self.model)
         except TransferError:
@@ -76,25 +76,34 @@ class Pages:
     def count(self, method: str, settings: Mapping[str, int], places: Sequence[str]) -> dict[str, Any]:
         """What a delta at these places would be: its parameters, its share, and the ways to write it down.
 
+        `inputs` are the partners of `where` for a method on pairs of places; None where nothing has to be said of them.
+
         Raises:
             TransferError: no such method or setting, or a place that is not there or cannot take it.
         """
         chosen = choose(method, settings={name: str(value) for name, value in settings.items()})
         if not places:
-            return {"parameters": 0, "share": share(0, 1), "places": 0, "where": [], "python": "", "command": ""}
-        where = shortest_where(self.model, places)
-        n = sum(laid.size for laid in plan(dataclasses.replace(chosen, where=where), self.model).values())
+            nothing = {"parameters": 0, "share": share(0, 1), "places": 0, "python": "", "command": ""}
+            return {**nothing, "where": [], "inputs": None}
+        named: dict[str, Any] = naming_settings(with_pairs(chosen, self.first, self.model), self.model, places)
+        n = sum(laid.size for laid in plan(dataclasses.replace(chosen, **named), self.model).values())
+        where, inputs = named["where"], named.get("inputs")
+        if inputs == getattr(chosen, "inputs", None):
+            inputs = None  # the method's own, so they need not be said
         told = {name: value for name, value in settings.items() if value != sizes_of(method)[name]}
         words = ["transfer", "inspect", self.name, "--delta", method]
         words += [word for name in where for word in ("--where", name)]
+        words += [] if inputs is None else ["--set", f"inputs={','.join(inputs)}"]
         words += [word for name, value in told.items() for word in ("--set", f"{name}={value}")]
-        keywords = ", ".join([*(f"{name}={value}" for name, value in told.items()), f"where={where!r}"])
+        keywords = [*(f"{name}={value}" for name, value in told.items()), f"where={where!r}"]
+        keywords += [] if inputs is None else [f"inputs={inputs!r}"]
         return {
             "parameters": n,
             "share": share(n, self.tree.counts.everything + n),
             "places": len(places),
             "where": list(where),
-            "python": f"{type(chosen).__name__}({keywords})",
+            "inputs": None if inputs is None else list(inputs),
+            "python": f"{type(chosen).__name__}({', '.join(keywords)})",
             "command": shlex.join(words),
         }
 

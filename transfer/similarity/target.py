@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -56,6 +57,7 @@ class Target:
         self.start = method.draw(backbone.model) if start is None else {n: t.float() for n, t in start.items()}
         self.seed = seed
         self._scratch: dict[TuneSettings, Tuned] = {}
+        self._along: dict[TuneSettings, tuple[Sequence[Encoded], int]] = {}
         self._short: dict[tuple[str, int], Tuned] = {}
         self._outputs: dict[str, tuple[Tensor, Tensor]] = {}
         self._losses: dict[str, Tensor] = {}
@@ -163,15 +165,27 @@ class Target:
         """A short tune from the shared start on all training examples; made once for each length."""
         settings = TuneSettings(steps=steps, batch_size=batch_size, seed=self.seed)
         if settings not in self._scratch:
+            dev, every = self._along.get(settings, (None, None))
             self._scratch[settings] = tune(
                 self.backbone,
                 self.method,
                 self.encoded,
                 tensors=self.start,
-                settings=settings,
+                settings=replace(settings, eval_every=every),
+                dev=dev,
+                keep="last",
                 description="tuning from scratch",
             )
         return self._scratch[settings]
+
+    def measure_scratch(
+        self, dev: Sequence[Encoded], every: int, steps: int = SCRATCH_STEPS, batch_size: int = BATCH_SIZE
+    ) -> None:
+        """Let the scratch tune of this length, if it is still to be made, measure dev on the way: its `history`.
+
+        Its tensors, which are all that estimators look at, are the same with and without.
+        """
+        self._along[TuneSettings(steps=steps, batch_size=batch_size, seed=self.seed)] = dev, every
 
     def tune_from(self, module: Module, steps: int = SHORT_STEPS) -> Tuned:
         """A short tune from a module on the first half of the sample; made once, for whoever needs it."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from transformers import AutoModel
 
 from transfer.backbones import load_backbone
-from transfer.deltas import Adapter, Delta, LoRA
-from zoo import Card, Module, Zoo
+from transfer.deltas import Adapter, Delta, LoRA, SoRA, ranks_of
+from zoo import Card, Module, Signature, Zoo
 
 
 def test_a_merged_model_answers_like_backbone_and_module(transfer, backbone_folder, tmp_path):
@@ -76,3 +77,76 @@ def test_a_format_is_written_and_added_again(transfer, backbone_folder, tmp_path
         ran = transfer("zoo", "export", module.id, *words, "--to", tmp_path / "no", *options)
         assert ran.code == 1
         assert said in " ".join(ran.err.split())
+
+
+@pytest.fixture
+def half_closed(backbone_folder, tmp_path):
+    """(folder of a backbone, the backbone, a stored SoRA with no rank at one place and some at the others)."""
+    source = backbone_folder("bert")
+    backbone = load_backbone(str(source), precision="fp32")
+    method, generator = SoRA(rank=4), torch.Generator().manual_seed(0)
+    shapes = method.shapes(backbone.model)
+    tensors = {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()}
+    gates = [name for name in tensors if name.endswith(".lora_gate")]
+    tensors[gates[0]].zero_()
+    for number, name in enumerate(gates[1:]):
+        tensors[name].view(-1)[: number % 3].zero_()
+    card = Card(
+        task="toy",
+        method="sora",
+        settings=method.settings(backbone.model),
+        backbone=backbone.said_name,
+        fingerprint=backbone.fingerprint,
+        provenance={"kind": "encoder"},
+    )
+    signature = Signature(centroid=torch.ones(8).numpy())
+    return source, backbone, Zoo(tmp_path / "zoo").add(Module.new(card, tensors, signature))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("words", [(), ("--no-signature",), ("--format", "peft")], ids=" ".join)
+def test_a_pruned_sora_is_a_lora_that_peft_loads(words, transfer, half_closed, tmp_path):
+    from peft import PeftModel
+
+    source, backbone, module = half_closed
+    target = tmp_path / "lora"
+    ran = transfer("zoo", "export", module.id, "--prune", *words, "--to", target, "--zoo", tmp_path / "zoo")
+    assert ran.code == 0, ran.err
+    ids = torch.randint(5, 200, (2, 7))
+    with backbone.use(Delta.from_module(module)):
+        expected = backbone.model(input_ids=ids).last_hidden_state
+    bare = AutoModel.from_pretrained(source).eval()
+    assert not torch.allclose(bare(input_ids=ids).last_hidden_state, expected, atol=1e-2)
+    theirs = PeftModel.from_pretrained(bare, str(target)).eval()
+    assert torch.allclose(theirs(input_ids=ids).last_hidden_state, expected, atol=1e-5)
+    if words == ("--format", "peft"):
+        assert not (target / "card.json").exists()
+        return
+    ours = Module.load(target)
+    assert (ours.card.method, ours.card.provenance["pruned_from"]) == ("lora", module.id)
+    assert (ours.signature.centroid is None) == bool(words)
+    assert ("signature" in ours.card.provenance) == bool(words)
+    kept = {place: rank for place, rank in ranks_of(module).kept.items() if rank}
+    assert ranks_of(ours).kept == kept
+    assert len(kept) < len(ranks_of(module).kept)
+    assert len(set(kept.values())) > 1
+
+
+def test_pruning_is_refused_where_there_is_nothing_to_prune(transfer, half_closed, tmp_path):
+    _, backbone, sora = half_closed
+    for method in (LoRA(), Adapter(bottleneck=4)):
+        tensors = {name: torch.full(shape, 0.1) for name, shape in method.shapes(backbone.model).items()}
+        card = sora.card.changed(method=method.method, settings=method.settings(backbone.model))
+        module = Zoo(tmp_path / "zoo").add(Module.new(card, tensors))
+        ran = transfer("zoo", "export", module.id, "--prune", "--to", tmp_path / "no", "--zoo", tmp_path / "zoo")
+        assert ran.code == 1
+        assert f"method '{method.method}' has no gates" in " ".join(ran.err.split())
+    for words, said in (
+        (("--merged",), "leave out --prune"),
+        (("--format", "adapterhub"), "cannot be an AdapterHub checkpoint"),
+        (("--backbone", "x"), "--backbone goes with --merged"),
+    ):
+        ran = transfer("zoo", "export", sora.id, "--prune", *words, "--to", tmp_path / "no", "--zoo", tmp_path / "zoo")
+        assert ran.code == 1
+        assert said in " ".join(ran.err.split())
+    assert not (tmp_path / "no").exists()

@@ -237,6 +237,24 @@ ARCHITECTURES: dict[str, dict[str, tuple[str, dict[str, object]]]] = {
             | {"ff.w1": "mlp.dense_h_to_4h", "ff.w2": "mlp.dense_4h_to_h", "ff.norm": "post_attention_layernorm"},
         ),
     },
+    "mpt": {
+        DECODER: (
+            "transformer.blocks.0",
+            fused("attn", "Wqkv")
+            | {"attn.proj": "attn.out_proj", "attn.norm": "norm_1"}
+            | {"ff.w1": "ffn.up_proj", "ff.w2": "ffn.down_proj", "ff.norm": "norm_2"},
+        ),
+        "": ("", {"decoder.embeddings": "transformer.wte", "head": "lm_head"}),
+    },
+    "persimmon": {
+        DECODER: (
+            "model.layers.0",
+            fused("self_attn", "query_key_value")
+            | {"attn.proj": "self_attn.dense", "attn.norm": "input_layernorm"}
+            | {"ff.w1": "mlp.dense_h_to_4h", "ff.w2": "mlp.dense_4h_to_h", "ff.norm": "post_attention_layernorm"},
+        ),
+        "": ("", {"decoder.embeddings": "model.embed_tokens", "head": "lm_head"}),
+    },
     "opt": {
         DECODER: ("model.decoder.layers.0", BART),
         "": ("", {"decoder.embeddings": "model.decoder.embed_tokens", "head": "lm_head"}),

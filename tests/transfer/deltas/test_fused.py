@@ -17,7 +17,7 @@ from transfer.deltas.modules import named_modules
 from transfer.errors import DeltaError
 
 C_ATTN = "transformer.h.0.attn.c_attn"
-FUSED = ["gpt2", "openai-gpt", "gpt-neox", "bloom", "phi3", "modernbert", "deberta"]
+FUSED = ["gpt2", "openai-gpt", "gpt-neox", "bloom", "phi3", "modernbert", "deberta", "mpt", "persimmon"]
 
 
 def first_projection_input(arch: str, model: nn.Module) -> torch.Tensor:
@@ -71,6 +71,40 @@ def test_fewer_heads_for_keys_and_values_have_fewer_rows():
 
 
 PARTS = ("attn.q", "attn.k", "attn.v")
+
+
+# The layer's output in three, by the calls with which the attention of the model cuts it apart.
+CUTS = {
+    "mpt": lambda attention, mixed: mixed.chunk(3, dim=2),
+    "persimmon": lambda attention, mixed: attention._split_heads(mixed),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("arch", CUTS)
+def test_a_lora_on_a_part_changes_what_the_model_takes_for_that_part_alone(arch, part):
+    model, ids = architectures.build(arch), torch.arange(5, 14)[None]
+    place = structure(model)["attn.q"][0]
+    attention, seen = model.get_submodule(place.rpartition(".")[0]), []
+
+    def cut() -> tuple[torch.Tensor, ...]:
+        """Query, key and value of the first layer, then its keys and values as they come into the cache."""
+        handle = model.get_submodule(place).register_forward_hook(lambda module, args, mixed: seen.append(mixed))
+        with torch.no_grad():
+            cached = model(ids, use_cache=True).past_key_values.layers[0]
+        handle.remove()
+        return *CUTS[arch](attention, seen.pop()), cached.keys, cached.values
+
+    before = cut()
+    attached = LoRA(where=f"{part}[0]").attach(model)
+    assert attached.places == [place]
+    optimizer = torch.optim.AdamW(attached.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(ids).logits.square().mean().backward()
+        optimizer.step()
+    changed = [not torch.equal(old, new) for old, new in zip(before, cut(), strict=True)]
+    assert changed == [part == other for other in (*PARTS, "attn.k", "attn.v")]
 
 
 @torch.no_grad()

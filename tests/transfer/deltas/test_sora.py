@@ -121,6 +121,21 @@ def test_the_pruned_lora_is_loaded_by_peft(tmp_path, inputs_for, outputs):
     assert ranks_of(ours).kept == ranks_of(pruned).kept
 
 
+def test_the_pruned_lora_trains_the_same_part_of_a_fused_layer(tiny_model):
+    model = tiny_model("gpt2")
+    attached = SoRA(where=("attn.q",), rank=3).attach(model)
+    width = model.config.n_embd
+    for delta in (prune(attached), prune(Delta.from_attached(attached))):
+        attached.detach()
+        lora = delta.attach(model)
+        model(torch.randint(5, 60, (2, 7))).logits.square().mean().backward()
+        for site in lora.sites:
+            rows = site.lora_B.grad.any(dim=1)
+            assert rows[:width].any()
+            assert not rows[width:].any()
+        lora.detach()
+
+
 def test_pruning_refuses_what_has_no_gates_and_what_would_be_empty(tiny_model):
     with pytest.raises(DeltaError, match="no gates"):
         prune(LoRA().attach(tiny_model("bert")))

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transfer import score, weigh
-from transfer.ensembling import WEIGHTINGS, FitSettings, Pool, candidates, fit_weights, merge
-from transfer.ensembling.candidate_table import CANDIDATES
+from transfer.ensembling import WEIGHTINGS, FitSettings, Pool, fit_weights, merge
 from transfer.ensembling.cluster import clusters_of
 from transfer.ensembling.deadline import Deadline
 from transfer.ensembling.fitted import check_fit, check_sources, fitted
@@ -247,20 +246,3 @@ def test_cluster_says_early_which_module_lacks_a_sketch(small_zoo):
     bare = Module.new(module.card, dict(module.tensors()))
     with pytest.raises(SourceError, match="weight sketch"):
         check_sources("cluster", pool.target, [bare, *pool.modules[1:]])
-
-
-# ---- the table of candidates
-
-
-def test_every_candidate_comes_from_one_pool(small_zoo):
-    pool = pool_of(small_zoo)
-    found = {one.name: one for one in candidates(pool, settings=QUICK)}
-    assert list(found) == list(CANDIDATES)
-    assert {"scratch", "learned:per-block", *WEIGHTINGS.names()} == set(CANDIDATES)
-    for one in found.values():
-        assert one.tensors.keys() == pool.target.start.keys()
-        assert all(bool(tensor.isfinite().all()) for tensor in one.tensors.values())
-    assert all(torch.equal(found["scratch"].tensors[name], pool.target.start[name]) for name in pool.target.start)
-    assert found["softmax"].weights == weigh(pool.scores)
-    with pytest.raises(UnknownNameError, match="no candidate"):
-        candidates(pool, ["scratch", "guess"])

@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 import tiny
 
-from transfer.deltas import METHODS, LoRA, Prefix, structure
+from transfer.deltas import METHODS, LoRA, ParallelAdapter, Prefix, structure
 from transfer.deltas.modules import named_modules
 from transfer.errors import ConfigError, DeltaError, UnknownNameError
 from transfer.inspecting import choose, document, fitting
@@ -20,6 +20,8 @@ def test_settings_are_read_as_what_they_are():
     assert chosen == LoRA(rank=4, alpha=0.5, dropout=0.1, where=("attn.q",), exclude=("decoder",))
     chosen = choose("prefix", settings={"position_shift": "false", "reparameterisation": "12", "length": "3"})
     assert chosen == Prefix(position_shift=False, reparameterisation=12, length=3)
+    chosen = choose("parallel-adapter", ["ff.w2[0,2]", "attn.proj"], settings={"inputs": "ff.w1[0,2], attn"})
+    assert chosen == ParallelAdapter(where=("ff.w2[0,2]", "attn.proj"), inputs=("ff.w1[0,2]", "attn"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import tiny
 from torch import nn
 
 from transfer.backbones.outline import build_outline
-from transfer.deltas import LoRA, Prefix, structure
+from transfer.deltas import LoRA, ParallelAdapter, Prefix, structure
 from transfer.deltas.tree_text import TIMES
 from transfer.inspecting import Pages
 
@@ -110,6 +110,18 @@ def test_sizes_and_methods_are_counted_anew(page, model):
     assert page.js("document.getElementById('problem').hidden")
     assert page.js(f"{row(QUERY)}.parentElement.getAttribute('aria-disabled')") == "true"
     assert "no attention" in page.js(f"{row(QUERY)}.title")
+
+
+def test_the_pairs_of_a_parallel_adapter_are_shown(page, model):
+    page.js("const m = at('method'); m.value = 'parallel-adapter'; m.dispatchEvent(new Event('change'))")
+    counted(page, n_parameters(model, ParallelAdapter()))
+    assert shown(page)["where"] == 'where=["attn.proj", "ff.w2"]'
+    page.click("document.getElementById('clear')")
+    counted(page, 0)
+    page.click(row("encoder.block.0.layer.0.SelfAttention.o"))
+    counted(page, n_parameters(model, ParallelAdapter(where="encoder.attn.proj[0]", inputs="attn")))
+    assert shown(page)["where"] == 'where=["encoder.attn.proj[0]"], inputs=["attn"]'
+    assert shown(page)["command"].endswith("--where 'encoder.attn.proj[0]' --set inputs=attn")
 
 
 def test_everything_can_be_done_with_keys(page, model):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import re
+import shlex
 import socket
 import struct
 from importlib.resources import files
 
 import pytest
+import tiny
 from torch import nn
 
-from transfer.deltas import METHODS, Adapter, LoRA, structure
-from transfer.inspecting import Pages, Server
+from transfer.deltas import METHODS, Adapter, LoRA, ParallelAdapter, structure
+from transfer.inspecting import Pages, Server, choose
 
 
 def ask(server, method, path, body=None, headers=None):
@@ -161,6 +164,51 @@ def test_counts_are_those_of_the_attached_delta(server, model):
         made = eval(answer["python"], {"LoRA": LoRA, "Adapter": Adapter})
         assert made == METHODS.get(method)(**sizes, where=answer["where"])
     assert answer["where"] == ["encoder.attn.q[0]"]
+
+
+@pytest.mark.parametrize("arch", ["bert", "t5", "llama"])
+def test_what_is_copied_pairs_the_places_of_a_parallel_adapter_as_shown(arch):
+    model = tiny.tiny_model(arch).requires_grad_(False)
+    pages, pairs = Pages(model, "tiny"), ParallelAdapter().sources(model)
+    assert pages.places("parallel-adapter")["own"] == list(pairs)
+    for places in [list(pairs), *([place] for place in pairs), list(pairs)[1:], list(pairs)[1::2], list(pairs)[:-1]]:
+        answer = pages.count("parallel-adapter", {"bottleneck": 4}, places)
+        made = eval(answer["python"], {"ParallelAdapter": ParallelAdapter})
+        assert made.sources(model) == {place: pairs[place] for place in places}
+        copied = {name: answer[name] for name in ("where", "inputs") if answer[name] is not None}
+        assert ParallelAdapter(bottleneck=4, **copied) == made
+        words = shlex.split(answer["command"])
+        given = [(option, value) for option, value in itertools.pairwise(words) if option.startswith("--")]
+        where = [value for option, value in given if option == "--where"]
+        assert choose("parallel-adapter", where, (), dict(v.split("=") for o, v in given if o == "--set")) == made
+        attached = made.attach(model)
+        assert answer["parameters"] == attached.n_parameters
+        attached.detach()
+    whole = pages.count("parallel-adapter", {"bottleneck": 8}, list(pairs))
+    assert whole["inputs"] is None  # they are the method's own
+    assert set(whole["where"]) == set(ParallelAdapter().where)
+
+
+def test_pairs_that_were_asked_for_go_before_the_method_s_own(model):
+    asked = ParallelAdapter(where=("encoder.ff.w2", "encoder.attn.proj"), inputs=("encoder.attn.q", "encoder.attn.k"))
+    for first in (asked, ParallelAdapter.from_settings(asked.settings(model))):  # as given, and as a card says it
+        pages = Pages(model, "tiny", first)
+        places = pages.begin()["chosen"]["places"]
+        assert places == asked.places(model)
+        answer = pages.count("parallel-adapter", {"bottleneck": 8}, places[1:])
+        made = eval(answer["python"], {"ParallelAdapter": ParallelAdapter})
+        assert made.sources(model) == {place: asked.sources(model)[place] for place in places[1:]}
+        more = next(place for place in pages.places("parallel-adapter")["fits"] if place.startswith("decoder"))
+        answer = pages.count("parallel-adapter", {"bottleneck": 8}, [*places, more])
+        made = eval(answer["python"], {"ParallelAdapter": ParallelAdapter})
+        assert made.sources(model) == {**asked.sources(model), more: ParallelAdapter().sources(model)[more]}
+
+
+def test_a_place_without_a_pair_is_refused_by_name(server):
+    lone = "encoder.block.0.layer.0.SelfAttention.q"
+    status, answer = question(server, "count", {"method": "parallel-adapter", "places": [lone]})
+    assert status == 400
+    assert f"no pair for '{lone}'" in answer["error"]
 
 
 def test_a_browser_that_leaves_early_ends_nothing(server, capfd):
