@@ -4,8 +4,10 @@
 
 Three kinds of runs for each target and seed: `sora`, trained with all gates and then at each xi of a linear schedule
 (a row per stage); `lora-start`, a LoRA of the rank that SoRA starts at; `lora-final`, a LoRA as large as the stage that
-is chosen. Learning rates are chosen by dev loss at seed 0, once for LoRA and once for SoRA at xi = 0. The stage is the
-one with the best dev accuracy among those with at most 70% of the parameters (`chosen`). Test is only measured.
+is chosen. All count with their last step. Learning rates are chosen by dev accuracy there, at seed 0, once for LoRA and
+once for SoRA at xi = 0 (not by dev loss: after many passes the lowest loss is that of a delta which has collapsed to a
+constant answer). The stage is the one with the best dev accuracy among those with at most 70% of the parameters
+(`chosen`). Test is only measured.
 Rows that are there are not run again.
 """
 
@@ -24,7 +26,7 @@ from transfer.deltas import Delta, LoRA, SoRA, ranks_of
 from transfer.deltas.ranks import Ranks
 from transfer.evaluation import evaluate
 from transfer.tasks import Task, load_task
-from transfer.training import TuneSettings, XiSchedule, sparsify, tune
+from transfer.training import Tuned, TuneSettings, XiSchedule, sparsify, tune
 
 HERE = Path(__file__).parent
 GRID = (1 / 3, 1.0, 3.0)
@@ -51,11 +53,11 @@ class Run:
             steps=steps, learning_rate=factor * LoRA.learning_rate, seed=self.seed, eval_every=max(1, steps // 6)
         )
 
-    def tuned(self, method: LoRA, factor: float, steps: int, keep: str = "best") -> Any:
-        """A tune from the method's own start."""
+    def tuned(self, method: LoRA, factor: float, steps: int) -> Tuned:
+        """A tune from the method's own start, to its last step."""
         start = method.draw(self.backbone.model)
         settings = self.settings(factor, steps)
-        return tune(self.backbone, method, self.train, tensors=start, settings=settings, dev=self.dev, keep=keep)
+        return tune(self.backbone, method, self.train, tensors=start, settings=settings, dev=self.dev, keep="last")
 
     def test(self, method: LoRA, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         """Metrics on test."""
@@ -91,17 +93,18 @@ def lora_of_size(parameters: int, ranks: Ranks) -> LoRA:
 
 
 def chosen_factor(rows: Rows, run: Run, common: dict[str, Any], method: LoRA, steps: int) -> float:
-    """The factor of the learning rate with the lowest dev loss at the last step, at seed 0."""
-    losses = {}
+    """The factor of the learning rate with the highest dev accuracy at the last step; of equal ones the lower loss."""
+    found = {}
     for factor in GRID:
         key = {**common, "kind": method.method, "seed": 0, "xi": 0.0, "stage": "rate"}
         key |= {"learning_rate_factor": round(factor, 4)}
         row = rows.done(**key)
         if row is None:
-            tuned = run.tuned(method, factor, steps, keep="last")
-            row = rows.add(**key, dev_loss=tuned.history[-1]["loss"], seconds=round(tuned.seconds, 2))
-        losses[factor] = row["dev_loss"]
-    return min(losses, key=lambda factor: losses[factor])
+            tuned = run.tuned(method, factor, steps)
+            last = tuned.history[-1]
+            row = rows.add(**key, dev_accuracy=last["accuracy"], dev_loss=last["loss"], seconds=round(tuned.seconds, 2))
+        found[factor] = (-row["dev_accuracy"], row["dev_loss"])
+    return min(found, key=lambda factor: found[factor])
 
 
 def measure_sora(rows: Rows, run: Run, common: dict[str, Any], factor: float, schedule: XiSchedule) -> list[Any]:
@@ -121,6 +124,7 @@ def measure_sora(rows: Rows, run: Run, common: dict[str, Any], factor: float, sc
             schedule=schedule,
             dev=run.dev,
             settings=run.settings(factor, first),
+            keep_first="last",
         )
         for key, stage in zip(keys, found.stages, strict=True):
             if rows.done(**key) is None:
@@ -149,14 +153,13 @@ def measure_lora(rows: Rows, run: Run, common: dict[str, Any], kind: str, method
     tuned = run.tuned(method, factor, run.steps)
     delta = Delta(method, tuned.tensors)
     test = run.test(method, tuned.tensors)
-    best = next(row for row in tuned.history if row["step"] == tuned.best_step)
+    last = tuned.history[-1]
     rows.add(
         **key,
         accuracy=test["accuracy"],
         macro_f1=test["macro_f1"],
-        dev_accuracy=best["accuracy"],
-        dev_loss=best["loss"],
-        best_step=tuned.best_step,
+        dev_accuracy=last["accuracy"],
+        dev_loss=last["loss"],
         majority=run.task.majority,
         seconds=round(tuned.seconds, 2),
         parameters=ranks_of(delta).parameters,

@@ -72,7 +72,7 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
         },
         best_step=tuned.best_step,
         steps=tuned.steps,
-        learning_rate=settings.tune.learning_rate or method.learning_rate,
+        learning_rate=settings.tune.rate(method, len(task.train)),
         batch_size=settings.tune.batch_size,
         seed=settings.tune.seed,
         seconds=tuned.seconds,

@@ -28,7 +28,7 @@ def finetune(
     ] = None,
     steps: Annotated[int, typer.Option("--steps", help="Training steps.")] = 60,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", help="Else the method's own.")
+        float | None, typer.Option("--learning-rate", "--lr", help="Else the method's own; a third for over 8 passes.")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Examples a step.")] = 16,
     eval_every: Annotated[int | None, typer.Option("--eval-every", help="Steps between looks at dev.")] = None,

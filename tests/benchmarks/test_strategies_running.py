@@ -1,0 +1,149 @@
+"""An experiment run for real on a task of its own: its rows, what is shared, what is not run again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.rows import Rows
+from benchmarks.strategies.experiment import Experiment
+from benchmarks.strategies.problem import Problem, Tuning
+from benchmarks.strategies.rates import KEY
+from benchmarks.strategies.running import Runner
+from benchmarks.strategies.starts import STARTS, start_of
+from transfer.errors import UnknownNameError
+
+WORDS = {"good": ["lovely", "great", "fine", "superb"], "bad": ["dull", "awful", "poor", "boring"]}
+TUNING = Tuning(steps=4, check=2, patience=None)
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks")
+    task = folder / "films"
+    task.mkdir()
+    about = {"name": "films", "category": "no such category", "kind": "classification", "metric": "accuracy"}
+    (task / "task.json").write_text(json.dumps({**about, "license": "CC0-1.0"}))
+    for split, n in (("train", 24), ("dev", 12), ("test", 12)):
+        rows = []
+        for i in range(n):
+            label = sorted(WORDS)[i % 2]
+            text = f"{split} film {i} was {WORDS[label][i // 2 % 4]}"
+            rows.append({"input": text, "choices": sorted(WORDS), "label": i % 2})
+        (task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    from transfer.backbones import load_backbone
+
+    return load_backbone()
+
+
+@pytest.fixture
+def here(tasks, monkeypatch):
+    monkeypatch.setenv("TRANSFER_TASKS", str(tasks))
+
+
+def experiment(**changes):
+    part = {"methods": ["lora"], "examples": [8], "seeds": [0, 1], "targets": ["films"]}
+    part |= {"starts": ["scratch", "gradient:first-order", "category"], "as_they_are": ["embedding:cosine"]}
+    part |= {"keep": ["interpolate"], "keep_from": ["scratch", "gradient:first-order"]}
+    return Experiment.model_validate(
+        {"parts": [part], "grid": [0.3, 0.1], "rate_examples": 8, "steps": 4, "check": 2, "patience": None, **changes}
+    )
+
+
+def test_rows_of_an_experiment(here, backbone, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    Runner(Rows(path, KEY), experiment(), backbone).run()
+    rows = Rows(path, KEY).rows
+    rates = [row for row in rows if row["stage"] == "rate"]
+    assert [(row["start"], row["seed"]) for row in rates] == [("scratch", 0)] * 2 + [("uniform", 0)] * 2
+    runs = {(row["start"], row["keep"], row["seed"]): row for row in rows if row["stage"] == "run"}
+    assert len(runs) == 2 * 7
+    for kind, start in (("scratch", "scratch"), ("uniform", "gradient:first-order")):
+        best = min((row for row in rates if row["start"] == kind), key=lambda row: row["dev_loss"])
+        factors = {row["learning_rate_factor"] for (s, keep, _), row in runs.items() if s == start and keep}
+        assert factors == {best["learning_rate_factor"]}
+    scratch, close = runs["scratch", "best", 0], runs["gradient:first-order", "best", 0]
+    assert scratch["accuracy_step0"] == runs["untrained", None, 0]["accuracy_step0"]  # LoRA's start does nothing
+    assert [row["step"] for row in close["dev_history"]] == [0, 2, 4]
+    assert close["dev_loss"] == min(row["loss"] for row in close["dev_history"])
+    assert close["middle"] == 4
+    assert "accuracy_best" not in runs["embedding:cosine", None, 1]
+    assert runs["category", "best", 0]["error"].startswith("ConfigError: no module has the category")
+    kept = runs["gradient:first-order", "interpolate", 0]
+    assert kept["dev_loss"] <= close["dev_loss"]  # the steps are among its candidates
+    assert kept["steps"] == close["steps"]
+    before = path.read_text()
+    Runner(Rows(path, KEY), experiment(), backbone).run()
+    assert path.read_text() == before
+
+
+def test_every_start_can_be_made_or_says_why_not(here, backbone):
+    problem = Problem("films", "lora", 0, 8, backbone, TUNING)
+    refused = {}
+    for name in STARTS:
+        if name in ("auto", "all-data"):
+            continue  # minutes long; `auto` has tests of its own
+        try:
+            made = start_of(problem, name)
+        except Exception as error:
+            refused[name] = str(error)
+            continue
+        assert start_of(problem, name) is made
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in made.delta.tensors.values()), name
+    assert sorted(refused) == ["category", "oracle"]
+    with pytest.raises(UnknownNameError, match="no start named 'soft'"):
+        start_of(problem, "soft")
+
+
+def test_controls_have_the_norms_and_weights_that_they_say(here, backbone):
+    problem = Problem("films", "lora", 0, 8, backbone, TUNING)
+    start = problem.target.start
+    real, random, shuffled = (
+        start_of(problem, name).delta for name in ("gradient:first-order", "random-modules", "shuffled-weights")
+    )
+    name = max(start, key=lambda key: start[key].numel())
+    noise, change = random.tensors[name] - start[name], real.tensors[name] - start[name]
+    cosine = torch.nn.functional.cosine_similarity(noise.flatten(), change.flatten(), dim=0)
+    assert abs(float(cosine)) < 0.1
+    assert 0.2 < float(noise.norm() / change.norm()) < 1.5
+    assert not torch.equal(shuffled.tensors[name], real.tensors[name])
+
+
+def test_tunes_are_shared_between_ways_of_keeping(here, backbone):
+    from benchmarks.strategies.keeps import kept
+
+    problem = Problem("films", "lora", 0, 8, backbone, TUNING)
+    scratch, other = problem.scratch, start_of(problem, "uniform").delta
+    kept(problem, "interpolate", scratch, 1e-3, {})
+    assert len(problem._paths) == 1
+    kept(problem, "average", scratch, 1e-3, {})
+    kept(problem, "last", scratch, 1e-3, {})
+    assert len(problem._paths) == 1
+    kept(problem, "soup:starts", scratch, 1e-3, {"uniform": other})
+    assert len(problem._paths) == 2
+    kept(problem, "soup", scratch, 1e-3, {})
+    assert len(problem._paths) == 4  # two more orders of data
+    found = kept(problem, "best:folds", scratch, 1e-3, {})
+    assert found.about["folds"] == 4
+
+
+def test_files_of_experiments_can_be_read():
+    from pathlib import Path
+
+    from benchmarks.strategies import experiment as module
+
+    folder = Path(module.__file__).parent
+    report = Experiment.read(folder / "report.json")
+    development = Experiment.read(folder.parent / "ensembling" / "development.json")
+    targets = module.TARGETS
+    assert {t for part in report.parts for t in part.targets} == set(targets["report"])
+    assert {t for part in development.parts for t in part.targets} == set(targets["development"])
+    assert report.smoke().parts[0].targets == [targets["development"][-1]]
+    assert development.only(["trec"]).parts[0].targets == ["trec"]
