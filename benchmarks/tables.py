@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from benchmarks.sparsity import run as sparsity
 from benchmarks.sparsity import table as sparsity_table
 from benchmarks.speed import deltas_table, merging, serving
 from benchmarks.speed import init as speed
+from benchmarks.strategies import rates
+from benchmarks.strategies import report as starts
 from benchmarks.strategies import table as strategies
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -132,7 +135,45 @@ def of_sparsity_stages() -> str:
     return f"{table}\n\n![accuracy against parameters kept](../benchmarks/sparsity/results.png)" if drawn else table
 
 
+def of_starts(benchmark: str, method: str, examples: int) -> str:
+    """Every start against scratch, and the picture where there is one."""
+    table = markdown(starts.HEAD, starts.table_rows(_start_rows(benchmark, method, examples)))
+    picture = f"benchmarks/{benchmark}/{method}-{examples}.png"
+    return f"{table}\n\n![gains over scratch](../{picture})" if (ROOT / picture).is_file() else table
+
+
+def of_keeping(benchmark: str, method: str, examples: int) -> str:
+    """Every way of keeping the head start, with its control."""
+    return markdown(starts.KEEP_HEAD, starts.keep_rows(_start_rows(benchmark, method, examples)))
+
+
+def of_targets(benchmark: str, method: str, examples: int) -> str:
+    """Each target by itself."""
+    named = ("uniform", "gradient:first-order", "learned", "auto")
+    lines = starts.target_rows(_start_rows(benchmark, method, examples), named)
+    return markdown((*starts.TARGET_HEAD, *named), lines)
+
+
+def _start_rows(benchmark: str, method: str, examples: int) -> list[dict[str, Any]]:
+    rows = Rows(ROOT / "benchmarks" / benchmark / "results.jsonl", rates.KEY).rows
+    return starts.runs(rows, method, examples)
+
+
+GROUPS = (*(("lora", examples) for examples in (16, 32, 64, 256)), ("adapter", 64), ("prefix", 64))
 TABLES: dict[str, Callable[[], str]] = {
+    **{
+        f"{benchmark}_{what}_{method}_{examples}": partial(table, benchmark, method, examples)
+        for what, table in (("starts", of_starts), ("keeping", of_keeping), ("targets", of_targets))
+        for benchmark in ("ensembling", "strategies")
+        for method, examples in (
+            ("lora", 16),
+            ("lora", 32),
+            ("lora", 64),
+            ("lora", 256),
+            ("adapter", 64),
+            ("prefix", 64),
+        )
+    },
     "strategies": of_strategies,
     "speed": of_speed,
     "deltas": of_deltas,

@@ -1,7 +1,7 @@
 """The whole question: which ranking of source modules is right?
 
     TRANSFER_TASKS=DIR python -m benchmarks.estimators            matrix as it is, matrix after 60 steps (LoRA), scores
-    python -m benchmarks.estimators --report                      the tables of what is there
+    python -m benchmarks.estimators --report                      the table and the heat map of what is there
     TRANSFER_TASKS=DIR python -m benchmarks.estimators --smoke    a minute
 
 Each part can be killed and goes on where it was. Other words go to every part: --targets trec,boolq.
@@ -24,7 +24,7 @@ def main() -> None:
     if options.smoke:
         parts = [["matrix", "--smoke"], ["run", "--smoke"]]
     if options.report:
-        parts = [["report"]]
+        parts = [["report"], ["picture"]]
     for part in parts:
         subprocess.run([sys.executable, "-m", f"benchmarks.estimators.{part[0]}", *part[1:], *rest], check=True)
 

@@ -45,3 +45,35 @@ def test_a_table_is_made_of_the_targets_whose_matrix_is_there():
     assert [line[:2] for line in found] == [["good", "1"], ["bad", "1"]]
     assert found[0][3] == "0.0"
     assert found[1][3] == "30.0"
+
+
+def test_the_heat_map_has_gains_over_the_shared_start(tmp_path):
+    import numpy as np
+
+    from benchmarks.estimators.picture import draw, table
+
+    common = {"method": "lora", "steps": 0}
+    rows = [
+        {**common, "target": "snli", "module": "scratch", "source": "scratch", "category": None, "accuracy": 0.5},
+        {**common, "target": "snli", "module": "b-1", "source": "mnli", "category": "nli", "accuracy": 0.75},
+        {**common, "target": "snli", "module": "a-1", "source": "sst2", "category": "a first one", "accuracy": 0.4},
+        {**common, "target": "cola", "module": "scratch", "source": "scratch", "category": None, "accuracy": 0.7},
+        {**common, "target": "cola", "module": "b-1", "source": "mnli", "category": "nli", "accuracy": 0.7},
+        {**common, "target": "sst2", "module": "b-1", "source": "mnli", "category": "nli", "accuracy": 0.9},
+        {
+            **common,
+            "target": "cola",
+            "module": "b-1",
+            "source": "mnli",
+            "category": "nli",
+            "accuracy": 0.1,
+            "steps": 60,
+        },
+    ]
+    sources, targets, gains = table(rows, "lora", 0)
+    assert sources == ["sst2  (a first one)", "mnli  (nli)"]
+    assert targets == ["snli", "cola"]  # sst2 has no start to be held against
+    np.testing.assert_allclose(gains, [[-10, np.nan], [25, 0]], atol=1e-9)
+    assert draw(rows, tmp_path / "map.png").stat().st_size > 5_000
+    with pytest.raises(SystemExit, match="nothing to draw"):
+        draw(rows, tmp_path / "none.png", "prefix")
