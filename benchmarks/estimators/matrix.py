@@ -19,13 +19,18 @@ from typing import Any
 
 import torch
 
+from benchmarks.options import parsed
+from benchmarks.pace import Pace
 from benchmarks.rows import Rows
+from benchmarks.shared_inputs import related
 from benchmarks.strategies.problem import Problem, Tuning
 from benchmarks.strategies.rates import GRID, choose_rate
 from benchmarks.strategies.rates import KEY as RATE_KEY
 from transfer.backbones import load_backbone
 from transfer.deltas import Delta
 from transfer.ensembling import merge
+from transfer.similarity import find_sources
+from zoo import Zoo
 
 HERE = Path(__file__).parent
 TARGETS = json.loads((HERE.parent / "targets.json").read_text(encoding="utf-8"))
@@ -33,11 +38,14 @@ KEY = ("target", "method", "module", "steps", "examples", "seed")
 SEED = 0
 
 
-def measure_target(problem: Problem, common: dict[str, Any], rows: Rows, rates: Rows, most: int | None) -> None:
+def measure_target(
+    problem: Problem, common: dict[str, Any], rows: Rows, rates: Rows, most: int | None, pace: Pace
+) -> None:
     """Write the rows of one target and method that are not there yet."""
     steps = common["steps"]
     starts: dict[str, Any] = {"scratch": None, **{module.id: module for module in problem.modules[:most]}}
     missing = [name for name in starts if rows.done(**common, module=name) is None]
+    pace.skip(len(starts) - len(missing))
     if not missing:
         return
     factors: dict[str, float] = {}
@@ -65,7 +73,7 @@ def measure_target(problem: Problem, common: dict[str, Any], rows: Rows, rates: 
             learning_rate=rate,
             seconds=round(time.perf_counter() - begun, 2),
         )
-        print(common["target"], common["method"], name, steps, f"{found['accuracy']:.3f}", flush=True)
+        print(common["target"], common["method"], name, steps, f"{found['accuracy']:.3f}", pace.step(), flush=True)
 
 
 def _pair(problem: Problem, start: Delta) -> tuple[Problem, Delta]:
@@ -81,7 +89,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=64)
     parser.add_argument("--out", type=Path, default=HERE / "matrix.jsonl")
     parser.add_argument("--smoke", action="store_true", help="one development target, two modules: ends in a minute")
-    options = parser.parse_args()
+    options = parsed(parser)
     most = None
     if options.smoke:
         options.targets, options.methods, most = "trec", "lora", 2
@@ -89,13 +97,15 @@ def main() -> None:
     rows = Rows(options.out, KEY)
     rates = Rows(options.out.with_name(f"{options.out.stem}-rates.jsonl"), RATE_KEY)
     backbone = load_backbone()
-    for method in options.methods.split(","):
-        for name in options.targets.split(","):
-            common = {"target": name, "method": method, "steps": options.steps}
-            common |= {"examples": options.examples if options.steps else None, "seed": SEED if options.steps else None}
-            tuning = Tuning(steps=options.steps or 1, patience=None)
-            problem = Problem(name, method, SEED, options.examples, backbone, tuning)
-            measure_target(problem, common, rows, rates, most)
+    units = [(method, name) for method in options.methods.split(",") for name in options.targets.split(",")]
+    sources = {pair: find_sources(Zoo.starter(), backbone, pair[0], exclude=related(pair[1])) for pair in units}
+    pace = Pace(sum(1 + len(modules[:most]) for modules in sources.values()))
+    for method, name in units:
+        common = {"target": name, "method": method, "steps": options.steps}
+        common |= {"examples": options.examples if options.steps else None, "seed": SEED if options.steps else None}
+        tuning = Tuning(steps=options.steps or 1, patience=None)
+        problem = Problem(name, method, SEED, options.examples, backbone, tuning)
+        measure_target(problem, common, rows, rates, most, pace)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ took with nothing computed before. What a row can't be made for (LEEP of a multi
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import numpy as np
 from benchmarks.estimators.matrix import HERE, TARGETS
 from benchmarks.estimators.matrix import KEY as MATRIX_KEY
 from benchmarks.estimators.others import OTHERS, Ranking
+from benchmarks.options import parsed
+from benchmarks.pace import Pace
 from benchmarks.rows import Rows
 from benchmarks.shared_inputs import related
 from transfer.backbones import Backbone, load_backbone
@@ -76,7 +79,7 @@ def main() -> None:
     parser.add_argument("--matrix", type=Path, default=HERE / "matrix.jsonl", help="read by target-free alone")
     parser.add_argument("--out", type=Path, default=HERE / "scores.jsonl")
     parser.add_argument("--smoke", action="store_true", help="one development target, cheap estimators: a minute")
-    options = parser.parse_args()
+    options = parsed(parser)
     if options.smoke:
         options.targets, options.methods, options.examples = "trec", "lora", "16"
         options.estimators = "gradient:first-order,embedding:cosine,tf-idf,random"
@@ -84,18 +87,22 @@ def main() -> None:
     rows = Rows(options.out, KEY)
     matrix = Rows(options.matrix, MATRIX_KEY)
     backbone = load_backbone()
-    for examples in map(int, options.examples.split(",")):
-        for method in options.methods.split(","):
-            for task in options.targets.split(","):
-                modules = find_sources(Zoo.starter(), backbone, method, exclude=related(task))
-                for name in options.estimators.split(","):
-                    for seed in SEEDS:
-                        key = {"target": task, "method": method, "examples": examples, "seed": seed, "estimator": name}
-                        if rows.done(**key) is not None:
-                            continue
-                        found = scored(name, task, modules, backbone, method, examples, seed, gains(matrix, method))
-                        rows.add(**key, **found)
-                        print(*key.values(), found.get("seconds", found.get("refused")), flush=True)
+    names = options.estimators.split(",")
+    grid = itertools.product(
+        map(int, options.examples.split(",")), options.methods.split(","), options.targets.split(","), SEEDS
+    )
+    units = list(grid)
+    pace = Pace(len(units) * len(names))
+    for examples, method, task, seed in units:
+        modules = find_sources(Zoo.starter(), backbone, method, exclude=related(task))
+        for name in names:
+            key = {"target": task, "method": method, "examples": examples, "seed": seed, "estimator": name}
+            if rows.done(**key) is not None:
+                pace.skip()
+                continue
+            found = scored(name, task, modules, backbone, method, examples, seed, gains(matrix, method))
+            rows.add(**key, **found)
+            print(*key.values(), found.get("seconds", found.get("refused")), pace.step(), flush=True)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmarks.options import parsed
+from benchmarks.pace import Pace
 from benchmarks.rows import Rows
 from transfer.backbones import Backbone, load_backbone
 from transfer.deltas import Delta, LoRA, SoRA, ranks_of
@@ -179,7 +181,7 @@ def main() -> None:
     parser.add_argument("--last-xi", type=float, default=LAST_XI)
     parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--smoke", action="store_true", help="one target and seed, 40 examples, 12 steps: a minute")
-    options = parser.parse_args()
+    options = parsed(parser)
     if options.smoke:
         options.targets, options.seeds, options.examples, options.steps = "trec", "0", 40, 12
         options.last_xi, options.out = 0.4, options.out.with_name("smoke.jsonl")
@@ -188,7 +190,9 @@ def main() -> None:
     schedule = XiSchedule.named("linear", options.last_xi, stages, stage_steps=stage_steps)
     rows = Rows(options.out, KEY)
     backbone = load_backbone()
-    for name in options.targets.split(","):
+    targets, seeds = options.targets.split(","), [int(seed) for seed in options.seeds.split(",")]
+    pace = Pace(len(targets) * len(seeds))
+    for name in targets:
         common = {"target": name, "examples": options.examples, "steps": options.steps, "rank": options.rank}
         common["last_xi"] = options.last_xi
         dense = SoRA(rank=options.rank, xi=0.0)
@@ -197,7 +201,8 @@ def main() -> None:
         factors = {
             method.method: chosen_factor(rows, first, common, method, options.steps // 2) for method in (lora, dense)
         }
-        for seed in map(int, options.seeds.split(",")):
+        for seed in seeds:
+            before = len(rows.rows)
             run = first if seed == 0 else Run(name, seed, options.examples, options.steps, backbone)
             here = {**common, "seed": seed}
             found = measure_sora(rows, run, here, factors["sora"], schedule)
@@ -205,6 +210,10 @@ def main() -> None:
             start = ranks_of(Delta(lora, lora.draw(backbone.model)))
             same_size = lora_of_size(chosen(found)["parameters"], start)
             measure_lora(rows, run, here, "lora-final", same_size, factors["lora"])
+            if len(rows.rows) == before:
+                pace.skip()
+            else:
+                print(name, "seed", seed, "is done:", pace.step(), flush=True)
 
 
 if __name__ == "__main__":

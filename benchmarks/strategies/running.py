@@ -6,7 +6,6 @@ all other starts. Test is only measured. Rows that are there are not run again.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks.pace import Pace
 from benchmarks.rows import Rows
 from benchmarks.strategies.experiment import Experiment, Part
 from benchmarks.strategies.keeps import kept
@@ -46,22 +46,18 @@ class Runner:
     def run(self) -> None:
         """All parts; after each target a line with the time that is left at this pace."""
         units = list(self._units())
-        begun, done = time.monotonic(), 0
-        for number, (part, method, examples, target, seed) in enumerate(units):
-            wanted = self._wanted(part, seed)
+        pace = Pace(len(units))
+        for part, method, examples, target, seed in units:
             problem = None
-            for start, keep in wanted:
+            for start, keep in self._wanted(part, seed):
                 if self._there(target, method, examples, seed, start, keep):
                     continue
                 problem = problem or self._problem(target, method, examples, seed)
                 self._one(part, problem, start, keep)
-            done += problem is not None
-            if problem is not None:
-                rest = (time.monotonic() - begun) / done * (len(units) - number - 1)
-                self.console.print(
-                    f"{number + 1} of {len(units)}: {target} {method} {examples} examples seed {seed} is done; "
-                    f"at most {rest / 60:.0f} min to go"
-                )
+            if problem is None:
+                pace.skip()
+            else:
+                self.console.print(f"{target} {method} {examples} examples seed {seed} is done: {pace.step()}")
 
     def _units(self) -> Iterator[tuple[Part, str, int, str, int]]:
         for part in self.experiment.parts:
