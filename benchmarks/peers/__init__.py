@@ -1,0 +1,1 @@
+"""Our starts beside those that other libraries make of the same modules."""
