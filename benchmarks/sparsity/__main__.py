@@ -1,6 +1,6 @@
 """Accuracy against parameters kept: SoRA, LoRA of its first rank, LoRA of its last size.
 
-TRANSFER_TASKS=DIR python -m benchmarks.sparsity            what is missing; about six hours of two cores
+TRANSFER_TASKS=DIR python -m benchmarks.sparsity            what is missing; about two hours of two cores
 python -m benchmarks.sparsity --report                      the tables, and the picture, of what is there
 TRANSFER_TASKS=DIR python -m benchmarks.sparsity --smoke    a minute
 """

@@ -36,7 +36,7 @@ TARGETS = ("trec", "tweet_sentiment", "tweet_offensive", "tweet_irony", "mrpc", 
 SEEDS = (0, 1)
 KEY = ("target", "kind", "seed", "examples", "steps", "rank", "xi", "last_xi", "learning_rate_factor", "stage")
 RANK = 8
-LAST_XI = 6e-3
+LAST_XI = 1.2e-2
 STAGES = 6
 MOST = 0.7  # share of the parameters that the chosen stage may keep
 
@@ -51,9 +51,7 @@ class Run:
 
     def settings(self, factor: float, steps: int) -> TuneSettings:
         """Of a tune at this factor of the default learning rate."""
-        return TuneSettings(
-            steps=steps, learning_rate=factor * LoRA.learning_rate, seed=self.seed, eval_every=max(1, steps // 6)
-        )
+        return TuneSettings(steps=steps, learning_rate=factor * LoRA.learning_rate, seed=self.seed, eval_every=steps)
 
     def tuned(self, method: LoRA, factor: float, steps: int) -> Tuned:
         """A tune from the method's own start, to its last step."""
@@ -176,7 +174,7 @@ def main() -> None:
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--examples", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=600, help="of every run, over all stages; half are the first's")
+    parser.add_argument("--steps", type=int, default=300, help="of every run, over all stages; half are the first's")
     parser.add_argument("--rank", type=int, default=RANK)
     parser.add_argument("--last-xi", type=float, default=LAST_XI)
     parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")

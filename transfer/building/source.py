@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -33,12 +34,14 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
     method = METHODS.get(method_name)()
     start = shared_start(backbone, method, settings, records)
     train, dev, test = (backbone.encode(split, task.fields) for split in (task.train, task.dev, task.test))
+    # The method's own rate, however few the examples: all modules of a zoo are trained in the same way.
+    recipe = replace(settings.tune, learning_rate=settings.tune.learning_rate or method.learning_rate)
     tuned = tune(
         backbone,
         method,
         train,
         tensors=start,
-        settings=settings.tune,
+        settings=recipe,
         dev=dev,
         description=f"{task.name} {method_name}",
     )
@@ -72,7 +75,7 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
         },
         best_step=tuned.best_step,
         steps=tuned.steps,
-        learning_rate=settings.tune.rate(method, len(task.train)),
+        learning_rate=recipe.rate(method, len(train)),
         batch_size=settings.tune.batch_size,
         seed=settings.tune.seed,
         seconds=tuned.seconds,
