@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from transfer.backbones.attention import PreciseAttention
 from transfer.backbones.encoding import Encoded, buckets, encode_texts
 from transfer.deltas.attached import Attached, Attachment
 from transfer.deltas.delta import Delta
@@ -149,11 +150,22 @@ class Backbone(nn.Module):
         config: Any = self.model.config
         return int(getattr(config, "hidden_size", None) or config.d_model)
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """bf16 autocast where `precision` asks for it."""
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """bf16 autocast where `precision` asks for it; on a CPU with attention in fp32 where gradients are wanted."""
         if self.precision != "bf16":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+            yield
+            return
+        device = self.device.type
+        slow = device == "cpu" and torch.is_grad_enabled() and not self._recomputes()
+        with torch.autocast(device, dtype=torch.bfloat16), PreciseAttention() if slow else contextlib.nullcontext():
+            yield
+
+    def _recomputes(self) -> bool:
+        """The forward pass is traced, or run again in the backward pass, where no mode of ours holds."""
+        return torch.compiler.is_compiling() or any(
+            getattr(module, "gradient_checkpointing", False) for module in self.model.modules()
+        )
 
     def to_device(self, batch: Any) -> Any:
         """A nested batch, moved to the device of the model."""
