@@ -19,7 +19,6 @@ from typing import Any
 from benchmarks.estimators import matrix, report
 from benchmarks.estimators import run as estimators
 from benchmarks.markdown import NOTHING, markdown
-from benchmarks.peers import costs
 from benchmarks.rows import Rows
 from benchmarks.sparsity import run as sparsity
 from benchmarks.sparsity import table as sparsity_table
@@ -143,12 +142,6 @@ def of_starts(benchmark: str, method: str, examples: int) -> str:
     return f"{table}\n\n![gains over scratch](../{picture})" if (ROOT / picture).is_file() else table
 
 
-def of_peers() -> str:
-    """What peers took to load and merge."""
-    rows = Rows(ROOT / "benchmarks" / "peers" / "results.jsonl", rates.KEY).rows
-    return markdown(costs.HEAD, costs.cost_rows(rows))
-
-
 def of_keeping(benchmark: str, method: str, examples: int) -> str:
     """Every way of keeping the head start, with its control."""
     return markdown(starts.KEEP_HEAD, starts.keep_rows(_start_rows(benchmark, method, examples)))
@@ -171,7 +164,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{
         f"{benchmark}_{what}_{method}_{examples}": partial(table, benchmark, method, examples)
         for what, table in (("starts", of_starts), ("keeping", of_keeping), ("targets", of_targets))
-        for benchmark in ("ensembling", "strategies", "peers")
+        for benchmark in ("ensembling", "strategies")
         for method, examples in (
             ("lora", 16),
             ("lora", 32),
@@ -181,7 +174,6 @@ TABLES: dict[str, Callable[[], str]] = {
             ("prefix", 64),
         )
     },
-    "peers": of_peers,
     "strategies": of_strategies,
     "speed": of_speed,
     "deltas": of_deltas,

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from benchmarks.rows import Rows
 from benchmarks.strategies.experiment import Experiment
 from benchmarks.strategies.rates import KEY
 
-if TYPE_CHECKING:
-    from benchmarks.strategies.starts import Recipe
 
-Tables = Mapping[Sequence[str], Callable[[Sequence[dict[str, Any]]], list[list[str]]]]
-
-
-def main(
-    folder: Path, config: str, about: str | None, more: Mapping[str, Recipe] | None = None, tables: Tables | None = None
-) -> None:
+def main(folder: Path, config: str, about: str | None) -> None:
     """Run what is missing, or report what is there.
 
     Args:
         folder: Where the rows are, and the experiment's file.
         config: Name of that file.
         about: Docstring of the benchmark.
-        more: Starts that this benchmark alone has.
-        tables: That its report alone has: head -> what makes lines of rows.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=folder / config, help="the experiment: a JSON file")
@@ -40,19 +29,15 @@ def main(
     name = "smoke" if options.smoke else "results" if options.config == folder / config else options.config.stem
     rows = Rows(options.out or folder / f"{name}.jsonl", KEY)
     if options.report:
-        from benchmarks.markdown import markdown
         from benchmarks.strategies.report import report
 
         report(rows.rows, rows.path.parent)
-        for head, lines in (tables or {}).items():
-            print(markdown(head, lines(rows.rows)))
         return
     from benchmarks.strategies.running import Runner
-    from benchmarks.strategies.starts import STARTS
     from transfer.backbones import load_backbone
 
     if options.smoke:
         experiment = experiment.smoke()
     if options.targets:
         experiment = experiment.only(options.targets.split(","))
-    Runner(rows, experiment, load_backbone(), {**STARTS, **(more or {})}).run()
+    Runner(rows, experiment, load_backbone()).run()

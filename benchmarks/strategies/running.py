@@ -6,7 +6,7 @@ all other starts. Test is only measured. Rows that are there are not run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from benchmarks.strategies.experiment import Experiment, Part
 from benchmarks.strategies.keeps import kept
 from benchmarks.strategies.problem import Made, Problem
 from benchmarks.strategies.rates import KEY, best_loss, choose_rate, cost, run_key
-from benchmarks.strategies.starts import STARTS, Recipe, start_of
+from benchmarks.strategies.starts import start_of
 from transfer.backbones import Backbone
 from transfer.deltas import Delta
 from transfer.errors import TransferError
@@ -40,7 +40,6 @@ class Runner:
     rows: Rows
     experiment: Experiment
     backbone: Backbone
-    starts: Mapping[str, Recipe] = field(default_factory=lambda: STARTS)
     console: Console = field(default_factory=Console)
     tests: dict[tuple[str, str], dict[str, dict[str, float]]] = field(default_factory=dict)
 
@@ -99,7 +98,7 @@ class Runner:
             chooser = problem
             if problem.named() != of:
                 chooser = self._problem(of["target"], of["method"], of["examples"], of["seed"])
-            return chooser, start_of(chooser, kind, self.starts).delta
+            return chooser, start_of(chooser, kind).delta
 
         return choose_rate(self.rows, of, kind, self.experiment.grid, make)
 
@@ -126,7 +125,7 @@ class Runner:
     ) -> dict[str, Any]:
         if start == "untrained":
             return _tested("step0", problem.test(None))
-        made = start_of(problem, start, self.starts)
+        made = start_of(problem, start)
         result = {"seconds_start": made.seconds, **made.about, **_tested("step0", problem.test(made.delta))}
         if keep is None or factor is None:
             return result
@@ -134,9 +133,7 @@ class Runner:
         result["learning_rate"] = rate
         if keep == "best":
             return result | self._tuned(problem, made, rate)
-        others = (
-            {} if start == "scratch" else {name: start_of(problem, name, self.starts).delta for name in part.soup_of}
-        )
+        others = {} if start == "scratch" else {name: start_of(problem, name).delta for name in part.soup_of}
         found = kept(problem, keep, made.delta, rate, others)
         after = problem.test(Delta(made.delta.method, found.tensors, made.delta.settings))
         losses = [loss for loss in found.about["candidates"].values() if loss is not None]

@@ -31,31 +31,24 @@ class Recipe:
     estimator: str | None = None
 
 
-def start_of(problem: Problem, name: str, recipes: Mapping[str, Recipe] | None = None) -> Made:
+def start_of(problem: Problem, name: str) -> Made:
     """A start, made once. An estimator's name stands for the softmax weights of its scores.
-
-    Args:
-        problem: What it is for.
-        name: Of the start.
-        recipes: By name; None is `STARTS`.
 
     Raises:
         UnknownNameError: no such start. TransferError: it cannot be made for this problem.
     """
     if name in problem.starts:
         return problem.starts[name]
-    known = STARTS if recipes is None else recipes
-    if name in known:
-        recipe = known[name]
+    if name in STARTS:
+        recipe = STARTS[name]
     elif name in ESTIMATORS.names():
         recipe = Recipe(lambda problem: _weighed(problem, name), name)
     else:
-        raise UnknownNameError(f"no start named {name!r}", found=", ".join([*known, *ESTIMATORS.names()]))
+        raise UnknownNameError(f"no start named {name!r}", found=", ".join([*STARTS, *ESTIMATORS.names()]))
     scored = 0.0 if recipe.estimator is None else problem.scores(recipe.estimator).seconds
     begun = time.perf_counter()
     made = recipe.make(problem)
-    took = made.seconds or time.perf_counter() - begun  # one made elsewhere says itself what it took
-    problem.starts[name] = replace(made, seconds=round(scored + took, 2))
+    problem.starts[name] = replace(made, seconds=round(scored + time.perf_counter() - begun, 2))
     return problem.starts[name]
 
 

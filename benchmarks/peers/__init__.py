@@ -1,1 +1,0 @@
-"""Our starts beside those that other libraries make of the same modules."""
