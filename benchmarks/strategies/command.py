@@ -45,6 +45,8 @@ def main(
     experiment = Experiment.read(options.config)
     name = "smoke" if options.smoke else "results" if options.config == folder / config else options.config.stem
     rows = Rows(options.out or folder / f"{name}.jsonl", KEY)
+    if options.smoke:
+        experiment = smoke(experiment)
     if beside is not None and not options.smoke:
         rows.join(Rows(beside, KEY))
     if options.report and show is not None:
@@ -58,8 +60,6 @@ def main(
     from benchmarks.strategies.running import Runner
     from transfer.backbones import load_backbone
 
-    if options.smoke:
-        experiment = smoke(experiment)
     if options.targets:
         experiment = experiment.only(options.targets.split(","))
     Runner(rows, experiment, load_backbone(), more=more or {}).run()
