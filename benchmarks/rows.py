@@ -28,6 +28,10 @@ class Rows:
                 return row
         return None
 
+    def join(self, other: Rows) -> None:
+        """Count the runs of another file as done too; their rows are not written here."""
+        self.rows += [row for row in other.rows if self.done(**row) is None]
+
     def add(self, **row: Any) -> dict[str, Any]:
         """Write a row, with where and with what it was run."""
         row |= environment()

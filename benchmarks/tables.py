@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.estimators import matrix, report
 from benchmarks.estimators import run as estimators
 from benchmarks.markdown import NOTHING, markdown
+from benchmarks.peers import report as peers
 from benchmarks.rows import Rows
 from benchmarks.sparsity import run as sparsity
 from benchmarks.sparsity import table as sparsity_table
@@ -27,6 +28,8 @@ from benchmarks.speed import init as speed
 from benchmarks.strategies import rates
 from benchmarks.strategies import report as starts
 from benchmarks.strategies import table as strategies
+from benchmarks.strategies.experiment import Experiment
+from benchmarks.strategies.rates import KEY
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/results.md")
@@ -114,6 +117,13 @@ def of_starter() -> str:
     return markdown(["task", "category", "method", "module", "untrained", "majority", "z", "kept"], table)
 
 
+def of_peers() -> str:
+    """Starts that other libraries make, beside ours."""
+    rows = Rows(peers.HERE / "results.jsonl", KEY)
+    rows.join(Rows(strategies.HERE / "results.jsonl", KEY))
+    return peers.page(rows.rows, Experiment.read(peers.HERE / peers.CONFIG))
+
+
 def of_estimators() -> str:
     """Every ranking against the transfer matrix of LoRA modules as they are, 64 examples."""
     scores = Rows(estimators.HERE / "scores.jsonl", estimators.KEY).rows
@@ -182,6 +192,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "switching": of_switching,
     "merging": of_merging,
     "starter": of_starter,
+    "peers": of_peers,
     "estimators": of_estimators,
     "sparsity": of_sparsity,
     "sparsity_stages": of_sparsity_stages,

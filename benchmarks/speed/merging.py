@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import forget_peak, resident
 from benchmarks.rows import Rows
 
 HERE = Path(__file__).parent
@@ -106,12 +107,6 @@ def theirs(zoo: Path, how: str) -> tuple[Callable[[], object], Callable[[], obje
     return read, lambda: None, run  # they are in memory once they are read
 
 
-def resident(field: str) -> float:
-    """A line of this process's status in MiB: VmRSS now, VmHWM at its highest."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
 def measured(library: str, how: str, zoo: Path, repeats: int) -> dict[str, float]:
     """Seconds and memory of one library and rule, in this process."""
     import torch
@@ -119,7 +114,7 @@ def measured(library: str, how: str, zoo: Path, repeats: int) -> dict[str, float
     torch.set_num_threads(1)
     read, keep, run = (ours if library == "transfer" else theirs)(zoo, how)
     before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the highest mark begins anew
+    forget_peak()
     begun = time.perf_counter()
     read()
     run()

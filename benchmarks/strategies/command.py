@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.rows import Rows
 from benchmarks.strategies.experiment import Experiment
 from benchmarks.strategies.rates import KEY
 
+if TYPE_CHECKING:
+    from benchmarks.strategies.starts import Recipe
 
-def main(folder: Path, config: str, about: str | None) -> None:
+
+def main(
+    folder: Path,
+    config: str,
+    about: str | None,
+    more: Mapping[str, Recipe] | None = None,
+    beside: Path | None = None,
+    smoke: Callable[[Experiment], Experiment] = Experiment.smoke,
+    show: Callable[[list[dict[str, Any]], Experiment], None] | None = None,
+) -> None:
     """Run what is missing, or report what is there.
 
     Args:
         folder: Where the rows are, and the experiment's file.
         config: Name of that file.
         about: Docstring of the benchmark.
+        more: Starts beside those that all benchmarks have.
+        beside: Rows of another benchmark: what has one there is not run again.
+        smoke: Makes a small experiment of the whole.
+        show: Prints a report of its own, in place of the tables and pictures of strategies.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=folder / config, help="the experiment: a JSON file")
@@ -28,6 +45,13 @@ def main(folder: Path, config: str, about: str | None) -> None:
     experiment = Experiment.read(options.config)
     name = "smoke" if options.smoke else "results" if options.config == folder / config else options.config.stem
     rows = Rows(options.out or folder / f"{name}.jsonl", KEY)
+    if options.smoke:
+        experiment = smoke(experiment)
+    if beside is not None and not options.smoke:
+        rows.join(Rows(beside, KEY))
+    if options.report and show is not None:
+        show(rows.rows, experiment)
+        return
     if options.report:
         from benchmarks.strategies.report import report
 
@@ -36,8 +60,6 @@ def main(folder: Path, config: str, about: str | None) -> None:
     from benchmarks.strategies.running import Runner
     from transfer.backbones import load_backbone
 
-    if options.smoke:
-        experiment = experiment.smoke()
     if options.targets:
         experiment = experiment.only(options.targets.split(","))
-    Runner(rows, experiment, load_backbone()).run()
+    Runner(rows, experiment, load_backbone(), more=more or {}).run()

@@ -6,7 +6,7 @@ all other starts. Test is only measured. Rows that are there are not run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from benchmarks.strategies.experiment import Experiment, Part
 from benchmarks.strategies.keeps import kept
 from benchmarks.strategies.problem import Made, Problem
 from benchmarks.strategies.rates import KEY, best_loss, choose_rate, cost, run_key
-from benchmarks.strategies.starts import start_of
+from benchmarks.strategies.starts import Recipe, start_of
 from transfer.backbones import Backbone
 from transfer.deltas import Delta
 from transfer.errors import TransferError
@@ -35,13 +35,14 @@ def _tested(name: str, metrics: dict[str, float]) -> dict[str, float]:
 
 @dataclass
 class Runner:
-    """Runs what is not in the file yet. `tests` and `problems` are shared by the runs that can."""
+    """Runs what is not in the file yet. `tests` are shared by the runs that can; `more` are starts beside `STARTS`."""
 
     rows: Rows
     experiment: Experiment
     backbone: Backbone
     console: Console = field(default_factory=Console)
     tests: dict[tuple[str, str], dict[str, dict[str, float]]] = field(default_factory=dict)
+    more: Mapping[str, Recipe] = field(default_factory=dict)
 
     def run(self) -> None:
         """All parts; after each target a line with the time that is left at this pace."""
@@ -125,7 +126,7 @@ class Runner:
     ) -> dict[str, Any]:
         if start == "untrained":
             return _tested("step0", problem.test(None))
-        made = start_of(problem, start)
+        made = start_of(problem, start, self.more)
         result = {"seconds_start": made.seconds, **made.about, **_tested("step0", problem.test(made.delta))}
         if keep is None or factor is None:
             return result
@@ -133,7 +134,7 @@ class Runner:
         result["learning_rate"] = rate
         if keep == "best":
             return result | self._tuned(problem, made, rate)
-        others = {} if start == "scratch" else {name: start_of(problem, name).delta for name in part.soup_of}
+        others = {} if start == "scratch" else {name: start_of(problem, name, self.more).delta for name in part.soup_of}
         found = kept(problem, keep, made.delta, rate, others)
         after = problem.test(Delta(made.delta.method, found.tensors, made.delta.settings))
         losses = [loss for loss in found.about["candidates"].values() if loss is not None]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.memory import forget_peak, resident
 from benchmarks.strategies import controls
 from benchmarks.strategies.problem import Made, Problem
 from transfer.deltas import Delta
@@ -31,24 +32,32 @@ class Recipe:
     estimator: str | None = None
 
 
-def start_of(problem: Problem, name: str) -> Made:
+def start_of(problem: Problem, name: str, more: Mapping[str, Recipe] | None = None) -> Made:
     """A start, made once. An estimator's name stands for the softmax weights of its scores.
 
+    Args:
+        problem: Keeps it.
+        name: Of one of `STARTS`, of `more`, or of an estimator.
+        more: Further starts.
     Raises:
         UnknownNameError: no such start. TransferError: it cannot be made for this problem.
     """
     if name in problem.starts:
         return problem.starts[name]
-    if name in STARTS:
-        recipe = STARTS[name]
+    recipes = {**STARTS, **(more or {})}
+    if name in recipes:
+        recipe = recipes[name]
     elif name in ESTIMATORS.names():
         recipe = Recipe(lambda problem: _weighed(problem, name), name)
     else:
-        raise UnknownNameError(f"no start named {name!r}", found=", ".join([*STARTS, *ESTIMATORS.names()]))
+        raise UnknownNameError(f"no start named {name!r}", found=", ".join([*recipes, *ESTIMATORS.names()]))
     scored = 0.0 if recipe.estimator is None else problem.scores(recipe.estimator).seconds
+    forget_peak()
     begun = time.perf_counter()
     made = recipe.make(problem)
-    problem.starts[name] = replace(made, seconds=round(scored + time.perf_counter() - begun, 2))
+    seconds = made.seconds or time.perf_counter() - begun  # what was made in another process says what it took there
+    about = {"peak_start_mib": round(resident("VmHWM")), **made.about}
+    problem.starts[name] = replace(made, about=about, seconds=round(scored + seconds, 2))
     return problem.starts[name]
 
 

@@ -20,7 +20,10 @@ SETTINGS = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_int
 def bench(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(help="The question: strategies, ensembling, estimators, sparsity. What follows goes to it.")
+        str,
+        typer.Argument(
+            help="The question: strategies, ensembling, estimators, peers, sparsity. What follows goes to it."
+        ),
     ],
 ) -> None:
     """Run a benchmark of the checkout one is in (python -m benchmarks.NAME)."""

@@ -1,0 +1,1 @@
+"""Starts that other libraries make from the same modules, beside ours."""

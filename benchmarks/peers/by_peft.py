@@ -1,0 +1,80 @@
+"""PEFT: the modules loaded into its model as they stand, merged by `add_weighted_adapter`, saved, and read back."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.peers.environments import PeerError
+from benchmarks.strategies.problem import Made, Problem
+from benchmarks.strategies.starts import DEFAULT
+from transfer.deltas import Delta
+from transfer.ensembling import weigh
+from zoo import Module
+
+DENSITY = 0.2  # of ties and dare_ties, as in PEFT's guide to merging; our own default too
+
+
+def combined(problem: Problem, how: str, estimator: str | None = None, **options: Any) -> Made:
+    """A start by one of PEFT's combination types.
+
+    Args:
+        problem: Its modules are merged, its backbone is left as it was found.
+        how: `combination_type`.
+        estimator: Whose softmax weights are used; None gives every module the same.
+        options: Further arguments of `add_weighted_adapter`.
+    """
+    modules = problem.modules
+    weights = {m.id: 1 / len(modules) for m in modules} if estimator is None else weigh(problem.scores(estimator))
+    delta = combine(problem.backbone.model, modules, weights, how, problem.seed, options)
+    return Made(delta, {"peer_versions": {"peft": version("peft")}})
+
+
+def first_order(problem: Problem, how: str) -> Made:
+    """With the weights that `transfer init` uses by default, so that only the merge differs."""
+    return combined(problem, how, DEFAULT)
+
+
+def combine(
+    model: Any,
+    modules: Sequence[Module],
+    weights: Mapping[str, float],
+    how: str,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> Delta:
+    """What PEFT makes of stored modules.
+
+    Args:
+        model: The backbone's inner model, which gets its own layers back.
+        modules: Stored as PEFT's checkpoints.
+        weights: By module id.
+        how, options: For `add_weighted_adapter`.
+        seed: Of random drops.
+    Raises:
+        PeerError: a module lies in no folder.
+    """
+    import peft
+
+    if any(module.folder is None for module in modules):
+        raise PeerError("PEFT reads modules from their folders, and some are in memory alone")
+    names = [f"m{number}" for number in range(len(modules))]
+    held = peft.PeftModel.from_pretrained(model, modules[0].folder, adapter_name=names[0])
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for name, module in zip(names[1:], modules[1:], strict=True):
+                held.load_adapter(module.folder, adapter_name=name)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                held.add_weighted_adapter(
+                    names, [weights[m.id] for m in modules], "merged", combination_type=how, **(options or {})
+                )
+            held.save_pretrained(folder, selected_adapters=["merged"], save_embedding_layers=False)
+        finally:
+            held.unload()
+        return Delta.load(Path(folder) / "merged", model)
