@@ -12,9 +12,9 @@ import torch
 
 from benchmarks.peers.environments import PeerError
 from benchmarks.strategies.problem import Made, Problem
-from benchmarks.strategies.starts import DEFAULT
 from transfer.deltas import Delta
 from transfer.ensembling import weigh
+from transfer.similarity.scoring import DEFAULT
 from zoo import Module
 
 DENSITY = 0.2  # of ties and dare_ties, as in PEFT's guide to merging; our own default too

@@ -11,8 +11,9 @@ from transformers.utils import logging
 from benchmarks.peers import by_adapterhub, by_lorahub, by_mergekit, by_peft
 from benchmarks.peers.environments import PeerError
 from benchmarks.strategies.problem import Made, Problem
-from benchmarks.strategies.starts import DEFAULT, Recipe
+from benchmarks.strategies.starts import Recipe
 from transfer.errors import TransferError
+from transfer.similarity.scoring import DEFAULT
 
 
 def peer(make: Callable[..., Made], *words: Any, estimator: str | None = None, **options: Any) -> Recipe:

@@ -17,10 +17,10 @@ from transfer.deltas.method import generator_for
 from transfer.ensembling import merge, weigh
 from transfer.errors import ConfigError
 from transfer.similarity import Scores
+from transfer.similarity.scoring import DEFAULT
 from transfer.tasks import load_task
 from transfer.training import TuneSettings, tune
 
-DEFAULT = "gradient:first-order"
 ALL_DATA_STEPS = 450
 
 

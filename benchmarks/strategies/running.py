@@ -6,6 +6,7 @@ all other starts. Test is only measured. Rows that are there are not run again.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,11 +63,7 @@ class Runner:
 
     def _units(self) -> Iterator[tuple[Part, str, int, str, int]]:
         for part in self.experiment.parts:
-            for method in part.methods:
-                for examples in part.examples:
-                    for target in part.targets:
-                        for seed in part.seeds:
-                            yield part, method, examples, target, seed
+            yield from itertools.product([part], part.methods, part.examples, part.targets, part.seeds)
 
     @staticmethod
     def _wanted(part: Part, seed: int) -> list[tuple[str, str | None]]:
@@ -92,7 +89,6 @@ class Runner:
     def _rate(self, problem: Problem, start: str) -> float:
         """The factor for this start, chosen on the examples and the seed that all runs of the target share."""
         of = {**problem.named(), "examples": self.experiment.rate_examples, "seed": RATE_SEED}
-
         kind = "scratch" if start == "scratch" else "uniform"
 
         def make() -> tuple[Problem, Delta]:

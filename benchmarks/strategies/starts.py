@@ -17,10 +17,10 @@ from transfer.ensembling import FitSettings, fit_weights, merge, weigh
 from transfer.ensembling.automatic import Maker, choose_start
 from transfer.errors import ConfigError, UnknownNameError
 from transfer.similarity import ESTIMATORS
+from transfer.similarity.scoring import DEFAULT
 from transfer.similarity.switching import over_modules
 from transfer.training.measuring import measure
 
-DEFAULT = "gradient:first-order"
 AUTO_SECONDS = 900.0  # more than a race takes, so that the seed alone decides it; what it took is in the row
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transfer.backbones.attention import PreciseAttention
+from transfer.backbones.attention import quick_gradients
 from transfer.backbones.encoding import Encoded, buckets, encode_texts
 from transfer.deltas.attached import Attached, Attachment
 from transfer.deltas.delta import Delta
@@ -157,15 +157,8 @@ class Backbone(nn.Module):
             yield
             return
         device = self.device.type
-        slow = device == "cpu" and torch.is_grad_enabled() and not self._recomputes()
-        with torch.autocast(device, dtype=torch.bfloat16), PreciseAttention() if slow else contextlib.nullcontext():
+        with torch.autocast(device, dtype=torch.bfloat16), quick_gradients(self.model, device):
             yield
-
-    def _recomputes(self) -> bool:
-        """The forward pass is traced, or run again in the backward pass, where no mode of ours holds."""
-        return torch.compiler.is_compiling() or any(
-            getattr(module, "gradient_checkpointing", False) for module in self.model.modules()
-        )
 
     def to_device(self, batch: Any) -> Any:
         """A nested batch, moved to the device of the model."""

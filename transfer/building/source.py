@@ -35,13 +35,13 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
     start = shared_start(backbone, method, settings, records)
     train, dev, test = (backbone.encode(split, task.fields) for split in (task.train, task.dev, task.test))
     # The method's own rate, however few the examples: all modules of a zoo are trained in the same way.
-    recipe = replace(settings.tune, learning_rate=settings.tune.learning_rate or method.learning_rate)
+    rate = settings.tune.learning_rate or method.learning_rate
     tuned = tune(
         backbone,
         method,
         train,
         tensors=start,
-        settings=recipe,
+        settings=replace(settings.tune, learning_rate=rate),
         dev=dev,
         description=f"{task.name} {method_name}",
     )
@@ -75,7 +75,7 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
         },
         best_step=tuned.best_step,
         steps=tuned.steps,
-        learning_rate=recipe.rate(method, len(train)),
+        learning_rate=rate,
         batch_size=settings.tune.batch_size,
         seed=settings.tune.seed,
         seconds=tuned.seconds,

@@ -11,20 +11,24 @@ from transfer.deltas import Adapter, Delta, LoRA, SoRA, ranks_of
 from zoo import Card, Module, Signature, Zoo
 
 
+def card_of(method, backbone):
+    return Card(
+        task="toy",
+        method=method.method,
+        settings=method.settings(backbone.model),
+        backbone=backbone.said_name,
+        fingerprint=backbone.fingerprint,
+        provenance={"kind": "encoder"},
+    )
+
+
 def test_a_merged_model_answers_like_backbone_and_module(transfer, backbone_folder, tmp_path):
     source = backbone_folder("bert")
     backbone = load_backbone(str(source), precision="fp32")
     method, generator = LoRA(), torch.Generator().manual_seed(0)
     shapes = method.shapes(backbone.model)
     tensors = {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()}
-    card = Card(
-        task="toy",
-        method="lora",
-        settings=method.settings(backbone.model),
-        backbone=backbone.said_name,
-        fingerprint=backbone.fingerprint,
-        provenance={"kind": "encoder"},
-    )
+    card = card_of(method, backbone)
     module = Zoo(tmp_path / "zoo").add(Module.new(card, tensors))
     options = ("--zoo", tmp_path / "zoo")
     target = tmp_path / "model"
@@ -91,14 +95,7 @@ def half_closed(backbone_folder, tmp_path):
     tensors[gates[0]].zero_()
     for number, name in enumerate(gates[1:]):
         tensors[name].view(-1)[: number % 3].zero_()
-    card = Card(
-        task="toy",
-        method="sora",
-        settings=method.settings(backbone.model),
-        backbone=backbone.said_name,
-        fingerprint=backbone.fingerprint,
-        provenance={"kind": "encoder"},
-    )
+    card = card_of(method, backbone)
     signature = Signature(centroid=torch.ones(8).numpy())
     return source, backbone, Zoo(tmp_path / "zoo").add(Module.new(card, tensors, signature))
 
