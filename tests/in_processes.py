@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ ROWS_OF_MODULES = [0, None, 1, 0]
 STEPS = 3
 
 
-def train_together(rank: int, n_processes: int, port: int, cases: dict[str, Any], rows: Any, folder: Path) -> None:
+def train_together(
+    rank: int, n_processes: int, port: int, cases: dict[str, Any], rows: Any, folder: Path, all_done: Barrier
+) -> None:
     """Be one of several gloo processes under Accelerate: score, then train each backbone's delta on a share of rows.
 
-    Writes `folder/<case>-<rank>.pt`: the scores before, and the delta's tensors afterwards.
+    Writes `folder/<case>-<rank>.pt`: the scores before, and the delta's tensors afterwards. Ends without Python's own
+    clearing up, in which gloo's threads can wait for a partner that has gone.
     """
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n_processes)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
@@ -39,7 +43,8 @@ def train_together(rank: int, n_processes: int, port: int, cases: dict[str, Any]
             optimizer.step()
             optimizer.zero_grad()
         torch.save({"scores": scores, "tensors": backbone.state_dict()}, folder / f"{name}-{rank}.pt")
-    torch.distributed.destroy_process_group()
+    all_done.wait(120)  # nobody leaves while another still talks to it
+    os._exit(0)
 
 
 def serve_rows(backbone: Any, rows: Any, folder: Path) -> None:

@@ -39,7 +39,8 @@ def test_two_gloo_processes_train_as_one_does_on_all_rows(tmp_path):
         port = found.getsockname()[1]
     cases = {method: backbone_with(method) for method in CASES}
     context = torch.multiprocessing.get_context("spawn")
-    spawn([context.Process(target=train_together, args=(rank, 2, port, cases, ROWS, tmp_path)) for rank in range(2)])
+    common = (port, cases, ROWS, tmp_path, context.Barrier(2))
+    spawn([context.Process(target=train_together, args=(rank, 2, *common)) for rank in range(2)])
     for method, backbone in cases.items():
         before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
         scores = backbone.choice_logits(ROWS)
