@@ -9,6 +9,8 @@ from transfer.ensembling.compatible import Starts
 from transfer.tasks import Task
 from zoo import Module
 
+NO_WEIGHT = 1e-6  # a module that weighs no more leaves no trace in the result
+
 
 def start_of_all(modules: Sequence[Module], scratch: str | None) -> tuple[str | None, str | None]:
     """(name, sha256) of the start that all of the modules were trained from, or (None, None) if there is none.

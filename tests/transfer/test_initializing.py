@@ -147,7 +147,7 @@ def test_what_hurts_is_replaced_by_scratch_and_says_so(small_zoo, monkeypatch):
     backbone, zoo = small_zoo()
     losses = {"initialization": 2.0, "scratch": 1.0}
     hurts = Verdict(outcome="hurts", steps=2, n_dev=16, difference=1.0, interval=(0.5, 1.5), losses=losses)
-    monkeypatch.setattr("transfer.initializing.judge", lambda *args, **kwargs: hurts)
+    monkeypatch.setattr("transfer.job.judge", lambda *args, **kwargs: hurts)
     found = initialize(toy_target(), zoo, backbone, **QUICK)
     assert equal(found.delta.tensors, dict(zoo.get_start(found.recipe["start"])))
     assert found.recipe["handed_over"] == "scratch"
@@ -164,7 +164,7 @@ def test_an_initialization_from_which_tuning_diverges_is_replaced_by_scratch(sma
         delta = merge(modules, *args, **options)
         return dataclasses.replace(delta, tensors={n: torch.full_like(t, 1e30) for n, t in delta.tensors.items()})
 
-    monkeypatch.setattr("transfer.initializing.merge_modules", wild)
+    monkeypatch.setattr("transfer.job.merge_modules", wild)
     found = initialize(toy_target(), zoo, backbone, **QUICK)
     assert (found.verdict.outcome, found.verdict.difference) == ("hurts", None)
     assert "tuning from it diverged" in found.recipe["verdict"]["text"]
@@ -256,7 +256,7 @@ def test_no_relative_is_said_before_any_tuning(small_zoo, monkeypatch):
         assert lines, "the line comes before the guard tunes"
         return Verdict(outcome="unclear", steps=2, n_dev=0)
 
-    monkeypatch.setattr("transfer.initializing.judge", judge)
+    monkeypatch.setattr("transfer.job.judge", judge)
     found = initialize(toy_target(category="nli"), zoo, backbone, say=lines.append, **QUICK)
     assert "no relative of 'toy' among 3 source tasks: none is of category 'nli'" in lines[0]
     assert found.recipe["notes"] == lines
