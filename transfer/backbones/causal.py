@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transfer.backbones.backbone import Example, Numbers
+from transfer.backbones.backbone import Example
+from transfer.backbones.carrier import Numbers
 from transfer.backbones.encoder import mean_pool
 from transfer.backbones.encoding import Encoded, encode_texts, pad, with_modules
 from transfer.backbones.fingerprints import base_of

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from transfer.backbones.backbone import Backbone, Example, Numbers
+from transfer.backbones.backbone import Backbone, Example
+from transfer.backbones.carrier import Numbers
 from transfer.backbones.encoding import Encoded, buckets, label_of, pad
 
 IGNORED = -100  # the target id that counts for nothing, as in torch and transformers

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from transfer.backbones.backbone import Example, Numbers
+from transfer.backbones.backbone import Example
+from transfer.backbones.carrier import Numbers
 from transfer.backbones.encoder import mean_pool
 from transfer.backbones.encoding import Encoded, encode_texts, pad, with_modules
 from transfer.backbones.generative import IGNORED, GenerativeBackbone, answers, token_log_likelihood
