@@ -74,7 +74,8 @@ def copy_tensors(attached: Attached, peft: PeftModel) -> None:
 def batch_of(base: nn.Module, size: int, length: int) -> Batch:
     """Token ids at random, none of them padding."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(5, int(base.config.vocab_size), (size, length), generator=generator)  # type: ignore[union-attr]
+    config: Any = base.config
+    ids = torch.randint(5, config.vocab_size, (size, length), generator=generator)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
@@ -159,7 +160,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few rounds of one size, ten modules: ends in a minute")
     parser.add_argument("--again", action="store_true", help="run also what the file has")
     options = parser.parse_args()
-    sizes = SIZES
+    sizes: tuple[tuple[int, int], ...] = SIZES
     if options.smoke:
         options.rounds, options.modules, sizes, options.again = 3, 10, ((4, 16),), True
         options.out = options.out.with_name("deltas-smoke.jsonl")
@@ -170,7 +171,8 @@ def main() -> None:
         for method in METHODS:
             for size, length in sizes:
                 against = "peft prefix" if method == "prefix" else "peft lora"
-                key = {"measure": measure, "method": method, "against": against, "batch": size, "length": length}
+                key: dict[str, Any] = {"measure": measure, "method": method, "against": against}
+                key |= {"batch": size, "length": length}
                 if rows.done(**key, threads=threads) is not None and not options.again:
                     continue
                 pairs = compare(base, method, size, length, measure, options.rounds)
