@@ -137,10 +137,10 @@ def of_sparsity() -> str:
     return markdown(sparsity_table.HEAD, sparsity_table.table_rows(rows))
 
 
-def of_sparsity_stages() -> str:
+def of_sparsity_shrink() -> str:
     """SoRA at each xi of its schedule, and the picture where there is one."""
     rows = sparsity_table.latest(Rows(sparsity.HERE / "results.jsonl", sparsity.KEY).rows)
-    table = markdown(sparsity_table.STAGE_HEAD, sparsity_table.stage_rows(rows))
+    table = markdown(sparsity_table.SHRINK_HEAD, sparsity_table.shrink_rows(rows))
     drawn = (sparsity.HERE / "results.png").is_file()
     return f"{table}\n\n![accuracy against parameters kept](../benchmarks/sparsity/results.png)" if drawn else table
 
@@ -195,7 +195,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers": of_peers,
     "estimators": of_estimators,
     "sparsity": of_sparsity,
-    "sparsity_stages": of_sparsity_stages,
+    "sparsity_shrink": of_sparsity_shrink,
 }
 
 

@@ -39,9 +39,9 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> Path:
 
 
 def _panel(axes: Any, rows: Sequence[dict[str, Any]], target: str) -> None:
-    stages = [row for row in rows if row["kind"] == "sora"]
-    points = [_mean([row for row in stages if row["xi"] == xi]) for xi in sorted({row["xi"] for row in stages})]
-    axes.plot(*zip(*points, strict=True), color=SORA, marker="o", markersize=4, linewidth=1.6, label="SoRA, stages")
+    soras = [row for row in rows if row["kind"] == "sora"]
+    points = [_mean([row for row in soras if row["cut"] == cut]) for cut in sorted({row["cut"] for row in soras})]
+    axes.plot(*zip(*points, strict=True), color=SORA, marker="o", markersize=4, linewidth=1.6, label="SoRA, four xi")
     for kind, colour, mark, label in (
         ("lora-start", START, "s", "LoRA of the first rank"),
         ("lora-final", FINAL, "^", "LoRA of the chosen size"),

@@ -17,10 +17,9 @@ from benchmarks.sparsity.picture import draw
 from benchmarks.sparsity.run import HERE, KEY, chosen
 
 HEAD = ("target", "seeds", "LoRA", "SoRA", "LoRA of its size", "kept", "seconds LoRA", "seconds SoRA")
-STAGE_HEAD = ("xi", "kept", "test accuracy", "memorisation", "generalisation")
+SHRINK_HEAD = ("shrink", "kept", "test accuracy", "memorisation", "generalisation")
 
-
-SETTINGS = ("examples", "steps", "rank", "last_xi")
+SETTINGS = ("examples", "steps", "rank")
 
 
 def latest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -34,7 +33,7 @@ def runs(rows: Iterable[dict[str, Any]], kind: str, target: str | None = None) -
 
 
 def chosen_runs(rows: Iterable[dict[str, Any]], target: str) -> list[dict[str, Any]]:
-    """The chosen stage of each seed whose stages are all there, told from the two LoRAs beside it."""
+    """The chosen SoRA of each seed that is finished, told from the two LoRAs beside it."""
     found = runs(rows, "sora", target)
     seeds = dict.fromkeys(row["seed"] for row in runs(rows, "lora-final", target))
     return [chosen([row for row in found if row["seed"] == seed]) for seed in seeds]
@@ -46,17 +45,21 @@ def finished(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def table_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """A line per target, and their mean; accuracy of the stage that dev chose."""
+    """A line per target, and their mean; accuracy of the SoRA that dev chose."""
     lines: list[list[float]] = []
     names: list[list[str]] = []
     for target in finished(rows):
         picked = chosen_runs(rows, target)
         start, final = runs(rows, "lora-start", target), runs(rows, "lora-final", target)
-        whole = [sum(r["seconds"] for r in runs(rows, "sora", target) if r["seed"] == one["seed"]) for one in picked]
         names.append([target, str(len(picked))])
         accuracies = [[row["accuracy"] for row in found] for found in (start, picked, final)]
         shares = [row["share"] for row in picked]
-        lines.append([float(np.mean(v)) for v in (*accuracies, shares, [row["seconds"] for row in start], whole)])
+        lines.append(
+            [
+                float(np.mean(v))
+                for v in (*accuracies, shares, *([row["seconds"] for row in found] for found in (start, picked)))
+            ]
+        )
     if not lines:
         return []
     names.append(["mean", ""])
@@ -67,18 +70,24 @@ def table_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
-def stage_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """A line per xi: means over targets and seeds."""
+def shrink_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A line for how far the gates shrank: means over targets and seeds; train and dev in percent of those at 0."""
     found = runs(rows, "sora")
     lines = []
-    for xi in sorted({row["xi"] for row in found}):
-        at = [row for row in found if row["xi"] == xi]
-        share, accuracy, memory, general = (
-            float(np.mean([row[name] for row in at]))
-            for name in ("share", "accuracy", "memorisation", "generalisation")
+    for cut in sorted({row["cut"] for row in found}):
+        at = [row for row in found if row["cut"] == cut]
+        share, accuracy = (float(np.mean([row[name] for row in at])) for name in ("share", "accuracy"))
+        memory, general = (
+            100 * float(np.mean([row[name] / _dense(found, row)[name] for row in at]))
+            for name in ("train_accuracy", "dev_accuracy")
         )
-        lines.append([f"{xi:.2g}", f"{100 * share:.0f}%", f"{accuracy:.3f}", f"{memory:.1f}", f"{general:.1f}"])
+        lines.append([f"{cut:g}", f"{100 * share:.0f}%", f"{accuracy:.3f}", f"{memory:.1f}", f"{general:.1f}"])
     return lines
+
+
+def _dense(found: Sequence[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
+    """The SoRA of the same target and seed with all gates."""
+    return next(r for r in found if (r["target"], r["seed"], r["cut"]) == (row["target"], row["seed"], 0.0))
 
 
 def main() -> None:
@@ -92,7 +101,7 @@ def main() -> None:
     rows = latest(Rows(options.results, KEY).rows)
     print(markdown(HEAD, table_rows(rows)))
     print()
-    print(markdown(STAGE_HEAD, stage_rows(rows)))
+    print(markdown(SHRINK_HEAD, shrink_rows(rows)))
     if options.picture is not None:
         print(f"\ndrawn into {draw(rows, options.picture)}")
 
