@@ -3,11 +3,11 @@
     TRANSFER_TASKS=DIR python -m benchmarks.sparsity.run --targets trec,mrpc
 
 Three kinds of runs for each target and seed: `sora`, a third of its steps with all gates and the rest at one xi, a row
-for each of four xi; `lora-start`, a LoRA of the rank that SoRA starts at; `lora-final`, a LoRA as large as the SoRA that
-is chosen. All have as many steps and count with their last one. Learning rates are chosen by dev accuracy there, at
-seed 0, once for LoRA and once for SoRA at xi = 0 (not by dev loss: after many passes the lowest loss is that of a delta
-which has collapsed to a constant answer). The SoRA is the one with the best dev accuracy among those with at most 70% of
-the parameters (`chosen`). Test is only measured.
+for each of four xi; `lora-start`, a LoRA of the rank that SoRA starts at; `lora-final`, a LoRA as large as the SoRA
+that is chosen. All have as many steps and count with their last one. Learning rates are chosen by dev accuracy there,
+at seed 0, once for LoRA and once for SoRA at xi = 0 (not by dev loss: after many passes the lowest loss is that of a
+delta which has collapsed to a constant answer). The SoRA is the one with the best dev accuracy among those with at most
+70% of the parameters (`chosen`). Test is only measured.
 
 How it is made sparse was chosen on dev of trec and tweet_sentiment, seed 0: xi times the learning rate, so that gates
 stand still when A and B do. With a fixed xi, or with five stages whose learning rate begins anew, dev accuracy was one
