@@ -115,8 +115,8 @@ def finetune(
         steps, learning_rate, batch_size, seed: As in `TuneSettings`.
         eval_every: Steps between measurements on dev; None is a sixth of `steps`.
         patience: Measurements without a better dev loss before stopping; None never stops.
-        keep: "best" by dev loss, the start itself among the candidates, or "last"; or a way of keeping what the start
-            knows, by name in `transfer.keeping.KEEPS`. All of them take scratch as the start, too.
+        keep: "best" by calibrated dev loss, the start itself among the candidates, or "last"; or a way of keeping what
+            the start knows, by name in `transfer.keeping.KEEPS`. All of them take scratch as the start, too.
         folds: Choose by cross-validation over train and dev together, then train on all of them.
         others: Further starts for "soup" and "greedy-soup"; they share the start draw, the method and the places.
         sources: For "mixing" and "mixing-rest": the modules that are mixed in; None takes those that an

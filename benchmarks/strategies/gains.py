@@ -71,5 +71,5 @@ def gain_of(pairs: Pairs, draws: int = DRAWS, seed: int = 0) -> Gain:
 
 
 def steps_to_reach(history: Sequence[Mapping[str, float]], loss: float) -> float:
-    """The first step whose dev loss is no higher than `loss`; infinity if none is."""
-    return next((row["step"] for row in history if row["loss"] <= loss), float("inf"))
+    """The first step whose calibrated dev loss is no higher than `loss`; infinity if none is."""
+    return next((row["step"] for row in history if row["calibrated"] <= loss), float("inf"))

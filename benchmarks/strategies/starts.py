@@ -91,7 +91,9 @@ def _category(problem: Problem) -> Made:
 
 def _best_single(problem: Problem) -> Made:
     """The module with the lowest loss on dev."""
-    losses = over_modules(problem.backbone, problem.modules, lambda *_: measure(problem.backbone, problem.dev).loss)
+    losses = over_modules(
+        problem.backbone, problem.modules, lambda *_: measure(problem.backbone, problem.dev).calibrated_loss
+    )
     best = problem.modules[int(np.argmin(losses))]
     return Made(merge(problem.modules, {best.id: 1.0}, "linear"), {"module": best.id})
 

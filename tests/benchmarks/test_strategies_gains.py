@@ -19,11 +19,11 @@ def row(target, start, seed, accuracy, keep="best", category="nli", majority=0.4
     return run | more
 
 
-FALLING = [{"step": step, "loss": 1.0 - step / 100} for step in range(0, 61, 10)]
+FALLING = [{"step": step, "calibrated": 1.0 - step / 100} for step in range(0, 61, 10)]
 ROWS = [
     *(row(target, "scratch", seed, 0.5, history=FALLING) for target in ("a", "b") for seed in (0, 1)),
-    *(row("a", "uniform", seed, 0.6, history=[{"step": 0, "loss": 0.4}]) for seed in (0, 1)),
-    *(row("b", "uniform", seed, 0.5, history=[{"step": 0, "loss": 0.6}]) for seed in (0, 1)),
+    *(row("a", "uniform", seed, 0.6, history=[{"step": 0, "calibrated": 0.4}]) for seed in (0, 1)),
+    *(row("b", "uniform", seed, 0.5, history=[{"step": 0, "calibrated": 0.6}]) for seed in (0, 1)),
     row("a", "uniform", 0, 0.7, keep="soup"),
     row("a", "scratch", 0, 0.56, keep="soup"),
 ]

@@ -72,7 +72,7 @@ def test_rows_of_an_experiment(here, backbone, tmp_path):
     scratch, close = runs["scratch", "best", 0], runs["gradient:first-order", "best", 0]
     assert scratch["accuracy_step0"] == runs["untrained", None, 0]["accuracy_step0"]  # LoRA's start does nothing
     assert [row["step"] for row in close["dev_history"]] == [0, 2, 4]
-    assert close["dev_loss"] == min(row["loss"] for row in close["dev_history"])
+    assert close["dev_loss"] == min(row["calibrated"] for row in close["dev_history"])
     assert close["middle"] == 4
     assert "accuracy_best" not in runs["embedding:cosine", None, 1]
     assert runs["category", "best", 0]["error"].startswith("ConfigError: no module has the category")

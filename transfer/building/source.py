@@ -28,8 +28,8 @@ STARTER_SEED = 0  # of the starts in the starter zoo
 def train_source(backbone: Backbone, task: Task, method_name: str, settings: BuildSettings, records: Records) -> Record:
     """Train a module of `method_name` for `task` from the shared start, measure it, and record it.
 
-    What is measured is what is stored: the tensors are rounded to fp16 first. The step is chosen by dev loss, so the
-    dev figures are a little kind; test is only measured.
+    What is measured is what is stored: the tensors are rounded to fp16 first. The step is chosen by calibrated dev loss,
+    so the dev figures are a little kind; test is only measured.
     """
     method = METHODS.get(method_name)()
     start = shared_start(backbone, method, settings, records)
@@ -121,7 +121,8 @@ def _results(task: Task, found: Measured) -> np.ndarray:
 def always(label: int, rows: Sequence[Encoded]) -> Measured:
     """What is measured when the same choice is given every time; it has no loss."""
     labels = np.array([row.label for row in rows])
-    return Measured(losses=np.full(len(rows), np.nan), predicted=np.full(len(rows), label), labels=labels)
+    unknown = np.full(len(rows), np.nan)
+    return Measured(losses=unknown, predicted=np.full(len(rows), label), labels=labels, scores=unknown[:, None])
 
 
 def paired_z(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -134,8 +134,8 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str)
         }
     )
     output.table(
-        ("step", "dev loss", "dev accuracy"),
-        [(int(row["step"]), row["loss"], row.get("accuracy")) for row in tuned.history],
+        ("step", "dev loss", "calibrated", "dev accuracy"),
+        [(int(row["step"]), row["loss"], row["calibrated"], row.get("accuracy")) for row in tuned.history],
     )
     chosen = f"step {tuned.best_step}" if result.kept["name"] in ("best", "last") else result.kept["chosen"]
     by = f" by {result.kept['folds']}-fold cross-validation" if result.kept["folds"] else ""

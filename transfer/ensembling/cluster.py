@@ -42,7 +42,7 @@ class Cluster(FittedWeighting):
                 if losses and deadline.over:
                     break
                 merged = mixture.merged(pool.unit(group).to(mixture.base.device))
-                losses.append(finite(acting.loss(mixture.named(merged), pool.unseen)))
+                losses.append(finite(acting.measured(mixture.named(merged), pool.unseen).calibrated_loss))
         best = int(np.argmin(losses))
         about = {
             "chosen_on": "dev" if pool.dev else "train",

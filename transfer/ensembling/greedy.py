@@ -29,7 +29,7 @@ class Greedy(FittedWeighting):
 
             def loss_of(chosen: list[int]) -> float:
                 merged = mixture.merged(pool.unit(chosen).to(mixture.base.device))
-                return finite(acting.loss(mixture.named(merged), rows))
+                return finite(acting.measured(mixture.named(merged), rows).calibrated_loss)
 
             for place in order:  # the closest first, so that a budget leaves out those that promise least
                 if losses and deadline.over:

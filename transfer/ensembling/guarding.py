@@ -92,10 +92,10 @@ def guard(
             seconds=time.perf_counter() - begun,
         )
     return Verdict(
-        **compare(ours.losses, theirs.losses),
+        **compare(ours.calibrated_losses, theirs.calibrated_losses),
         steps=settings.steps,
         n_dev=len(dev),
-        losses={"initialization": ours.loss, "scratch": theirs.loss},
+        losses={"initialization": ours.calibrated_loss, "scratch": theirs.calibrated_loss},
         accuracies={"initialization": ours.accuracy, "scratch": theirs.accuracy},
         curves={"initialization": tuned.history, "scratch": scratch_tune.history} if along is not None else None,
         licences=tuple(licences),

@@ -16,7 +16,7 @@ class Learned(FittedWeighting):
     The loss is the mean over a batch of training examples plus pull * |c - c_0|_1. The L1 part acts after each step as
     soft thresholding of c - c_0 by pull * learning rate (proximal gradient), so a coefficient that the examples say
     little about stays at its similarity weight to the last bit. Dev is measured every few steps; the coefficients of
-    the lowest dev loss are taken, those of step 0 among them. Without dev examples the last step is taken.
+    the lowest calibrated dev loss are taken, those of step 0 among them. Without dev examples the last step is taken.
     With `per_block` there is a coefficient for each module and block.
     """
 
@@ -37,8 +37,9 @@ class Learned(FittedWeighting):
         with mixture.acting() as acting:
             while True:
                 if pool.dev and (step % settings.eval_every == 0 or step == settings.steps):
-                    loss = acting.loss(mixture.named(mixture.merged(now.detach())), pool.dev)
-                    history.append({"step": step, "loss": loss})
+                    found = acting.measured(mixture.named(mixture.merged(now.detach())), pool.dev)
+                    loss = found.calibrated_loss
+                    history.append({"step": step, "loss": found.loss, "calibrated": loss})
                     stale += 1
                     if finite(loss) < lowest:
                         best, best_step, lowest, stale = now.detach().clone(), step, loss, 0

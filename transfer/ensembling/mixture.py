@@ -16,7 +16,7 @@ from transfer.deltas.method import DeltaMethod
 from transfer.ensembling.compatible import check_alike
 from transfer.errors import DeltaError
 from transfer.similarity.capture import batch_gradients
-from transfer.training.measuring import measure
+from transfer.training.measuring import Measured, measure
 from zoo import Module
 
 
@@ -109,10 +109,10 @@ class Acting:
     def __init__(self, backbone: Backbone, attached: Any) -> None:
         self._backbone, self._attached = backbone, attached
 
-    def loss(self, tensors: Mapping[str, Tensor], rows: Sequence[Encoded]) -> float:
-        """Mean loss on labelled examples."""
+    def measured(self, tensors: Mapping[str, Tensor], rows: Sequence[Encoded]) -> Measured:
+        """What it does on labelled examples."""
         self._attached.load_state_dict({name: tensor.detach() for name, tensor in tensors.items()})
-        return measure(self._backbone, rows).loss
+        return measure(self._backbone, rows)
 
     def backward(self, tensors: Mapping[str, Tensor], rows: Sequence[Encoded]) -> None:
         """Send the gradient of the mean loss on labelled examples back through `tensors` to what they were made of."""

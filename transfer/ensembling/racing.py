@@ -279,11 +279,11 @@ def _tune(backbone: Backbone, runner: Runner, splits: Sequence[Split], settings:
 
 
 def _losses(backbone: Backbone, deltas: Sequence[Delta], splits: Sequence[Split]) -> np.ndarray:
-    """Loss of every held-out example, (n,); DivergedError where one is not finite."""
+    """Calibrated loss of every held-out example, (n,); DivergedError where one is not finite."""
     found = []
     for delta, split in zip(deltas, splits, strict=True):
         with backbone.use(delta.method, delta.tensors):
-            found.append(measure(backbone, split.held_out).losses)
+            found.append(measure(backbone, split.held_out).calibrated_losses)
     losses = np.concatenate(found)
     if not np.isfinite(losses).all():
         raise DivergedError("a loss is not finite", hint="a smaller learning rate")

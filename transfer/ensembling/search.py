@@ -58,7 +58,7 @@ class Search(FittedWeighting):
                     early = True
                     raise _OutOfBudgetError
                 merged = mixture.merged(full(found).to(mixture.base.device))
-                loss = acting.loss(mixture.named(merged), pool.target.encoded)
+                loss = acting.measured(mixture.named(merged), pool.target.encoded).loss
                 value = finite(loss) + settings.penalty * float(np.abs(found).mean())
                 tried += 1
                 if value < lowest:

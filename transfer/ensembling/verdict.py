@@ -26,10 +26,10 @@ class Verdict:
         interval: Of the difference, 90%, paired; None with fewer than two dev examples.
         steps: Of each tune.
         n_dev: Dev examples compared.
-        losses: Mean dev loss after each tune: {"initialization": ..., "scratch": ...}.
+        losses: Mean dev loss after each tune: {"initialization": ..., "scratch": ...}. All losses here are calibrated.
         accuracies: The same for dev accuracy.
         licences: Of the sources that were merged.
-        curves: Dev losses along both tunes, where they were measured: name -> rows of "step", "loss", "accuracy".
+        curves: Dev losses along both tunes, where they were measured: name -> rows as `Tuned.history`.
         diverged: The tune from the initialization came to numbers that are not finite: it hurts, without a difference.
         seconds: Both tunes, as far as they were made here, and the comparison.
     """

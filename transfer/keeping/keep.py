@@ -48,7 +48,7 @@ class Trial:
 
     Args:
         tensors: Label -> delta; in the order in which equal losses are preferred.
-        losses: Label -> mean dev loss; without dev empty.
+        losses: Label -> mean calibrated dev loss; without dev empty.
         history: Rows of the run, as `Tuned.history`.
         steps: Training steps in all.
         seconds: In all.

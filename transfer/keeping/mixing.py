@@ -45,10 +45,11 @@ class Mixing(Keep):
                 if step % every and step != settings.steps:
                     continue
                 found = run.tensors()
-                loss = acting.loss(found, dev) if dev else None
+                measured = acting.measured(found, dev) if dev else None
+                loss = None if measured is None else measured.calibrated_loss
                 trial.add(f"step {step}", found, loss)
-                if loss is not None:
-                    trial.history.append({"step": step, "loss": loss})
+                if measured is not None and loss is not None:
+                    trial.history.append({"step": step, "loss": measured.loss, "calibrated": loss})
                     stale = 0 if loss < lowest else stale + 1
                     lowest = min(lowest, loss) if loss == loss else lowest
                 trial.steps = step

@@ -107,12 +107,12 @@ class Work:
         )
         # A killed run may have left snapshots of steps that an early stop of this one did not reach.
         tensors = {step: found for step, found in snapshots.read().items() if step <= tuned.steps}
-        losses = {int(row["step"]): row["loss"] for row in tuned.history if int(row["step"]) in tensors}
+        losses = {int(row["step"]): row["calibrated"] for row in tuned.history if int(row["step"]) in tensors}
         return Trajectory(tuned, tensors, losses)
 
     def loss(self, tensors: Mapping[str, Tensor], dev: Sequence[Encoded] | None) -> float | None:
-        """Mean dev loss of a delta; None without dev."""
+        """Mean calibrated dev loss of a delta; None without dev."""
         if not dev:
             return None
         with self.backbone.use(self.method.direct(), tensors):
-            return measure(self.backbone, dev).loss
+            return measure(self.backbone, dev).calibrated_loss

@@ -101,7 +101,7 @@ def _curves(recipe: dict[str, Any]) -> str:
         for name, rows in lines.items()
     }
     return "<h2>The short tune, with and without</h2>\n" + _figure(
-        curves(named, "dev loss"),
+        curves(named, "calibrated dev loss"),
         "Dev loss while tuning on the training examples, from the initialization and from scratch. Lower is better.",
     )
 

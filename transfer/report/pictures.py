@@ -57,10 +57,10 @@ def heat_map(rows: Sequence[str], values: Sequence[Sequence[float]], label: str)
 
 
 def curves(lines: Mapping[str, Sequence[Mapping[str, float]]], label: str) -> str:
-    """Dev loss by step, a line each, named at its end.
+    """Calibrated dev loss by step, a line each, named at its end.
 
     Args:
-        lines: Name -> rows with "step" and "loss".
+        lines: Name -> rows with "step" and "calibrated".
         label: Of the vertical axis.
     """
     figure, axes = _figure(3.0)
@@ -70,7 +70,7 @@ def curves(lines: Mapping[str, Sequence[Mapping[str, float]]], label: str) -> st
         {"color": "#555", "marker": "^", "linestyle": ":"},
     ]
     for number, (name, rows) in enumerate(lines.items()):
-        steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
+        steps, losses = [row["step"] for row in rows], [row["calibrated"] for row in rows]
         axes.plot(steps, losses, label=name, markersize=4, linewidth=1.6, **looks[number % len(looks)])
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("step")

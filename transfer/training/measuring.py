@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
+from transfer.training.calibrating import calibrated_losses
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Per example: loss (n,), predicted choice (n,), right choice (n,). `n_choices` is the most that a row has."""
+    """Per example: loss (n,), predicted choice (n,), right choice (n,), and the scores of the choices (n, choices)."""
 
     losses: np.ndarray
     predicted: np.ndarray
     labels: np.ndarray
-    n_choices: int = 2
+    scores: np.ndarray = field(repr=False)
+
+    @property
+    def n_choices(self) -> int:
+        """The most that a row has."""
+        return int(self.scores.shape[1])
 
     @property
     def correct(self) -> np.ndarray:
@@ -29,6 +36,18 @@ class Measured:
     def loss(self) -> float:
         """Mean loss."""
         return float(self.losses.mean())
+
+    @cached_property
+    def calibrated_losses(self) -> np.ndarray:
+        """What choices on dev are made by (n,): see `calibrating`; the losses where there is nothing to choose."""
+        if self.n_choices < 2 or not len(self.losses) or not np.isfinite(self.losses).all():
+            return self.losses
+        return calibrated_losses(self.scores, self.labels)[0]
+
+    @property
+    def calibrated_loss(self) -> float:
+        """Mean calibrated loss."""
+        return float(self.calibrated_losses.mean())
 
     @property
     def accuracy(self) -> float:
@@ -56,5 +75,5 @@ def measure(backbone: Backbone, encoded: Sequence[Encoded]) -> Measured:
         losses=losses.numpy().astype(np.float64),
         predicted=logits.argmax(dim=1).numpy(),
         labels=np.array([row.label for row in encoded]),
-        n_choices=int(logits.shape[1]),
+        scores=logits.numpy(),
     )

@@ -98,7 +98,7 @@ class Snapshots:
 
 
 class Best:
-    """The delta with the lowest dev loss so far; in a file as well when there is a folder for it."""
+    """The delta with the lowest calibrated dev loss so far; in a file as well when there is a folder for it."""
 
     def __init__(self, folder: Path | None) -> None:
         self.file = None if folder is None else folder / BEST

@@ -21,7 +21,7 @@ from transfer.training.settings import TuneSettings
 
 SAVE_EVERY = 25  # steps between checkpoints at most: what a kill can cost
 OWN = "trained_apart"  # names a group of the optimiser by the local name of its tensors
-MEASURED = ("loss", "accuracy")  # of each look at dev; accuracy only where there is something to choose
+MEASURED = ("loss", "calibrated", "accuracy")  # of each look at dev; accuracy only where there is something to choose
 
 
 class Pull:
@@ -92,9 +92,10 @@ class TuneTrainer(Trainer):
         assert self.dev is not None
         backbone: Any = self.model
         found = measure(backbone, self.dev)
-        metrics = {f"eval_{name}": value for name, value in found.metrics().items() if name in MEASURED}
+        measured = {**found.metrics(), "calibrated": found.calibrated_loss}
+        metrics = {f"eval_{name}": measured[name] for name in MEASURED if name in measured}
         if self.best is not None:
-            self.best.offer(self.state.global_step, found.loss, backbone.state_dict())
+            self.best.offer(self.state.global_step, found.calibrated_loss, backbone.state_dict())
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -210,7 +211,7 @@ class _Patience(TrainerCallback):
 
 
 def history_of(state: Any) -> list[dict[str, float]]:
-    """{"step", "loss", "accuracy"} of each measurement on dev."""
+    """{"step", "loss", "calibrated", "accuracy"} of each measurement on dev."""
     return [
         {"step": row["step"], **{name: row[f"eval_{name}"] for name in MEASURED if f"eval_{name}" in row}}
         for row in state.log_history
@@ -219,10 +220,11 @@ def history_of(state: Any) -> list[dict[str, float]]:
 
 
 def best_row(history: Sequence[dict[str, float]]) -> int:
-    """Place of the first row with the lowest loss; losses that are not numbers do not count, and 0 if none is one."""
+    """Place of the first row with the lowest calibrated loss, which is a number if any is; 0 if none is."""
     best = 0
     for place, row in enumerate(history):
-        if row["loss"] < history[best]["loss"] or history[best]["loss"] != history[best]["loss"]:
+        lowest = history[best]["calibrated"]
+        if row["calibrated"] < lowest or lowest != lowest:
             best = place
     return best
 

@@ -40,9 +40,10 @@ from transfer.training.trainer import Pull, best_row, history_of, make_trainer, 
 class Tuned:
     """A tuned delta and how it went.
 
-    `history` has a row per measurement on dev: {"step", "loss", "accuracy"}; step 0 is the start itself.
-    With dev, `best_step` is the step with the lowest dev loss, which may be 0; unless `keep="last"` was asked for,
-    `tensors` are of that step. `steps` is how far the tune went, `seconds` what this call took.
+    `history` has a row per measurement on dev: {"step", "loss", "calibrated", "accuracy"}; step 0 is the start itself.
+    With dev, `best_step` is the step with the lowest calibrated loss (`transfer.training.calibrating`), which may be 0;
+    unless `keep="last"` was asked for, `tensors` are of that step. `steps` is how far the tune went, `seconds` what
+    this call took.
     """
 
     tensors: dict[str, Tensor]
@@ -76,7 +77,7 @@ def tune(
         tensors: The start, by canonical name.
         settings: Steps, learning rate, batch size, seed.
         dev: Encoded examples to measure on; without them the last step is kept.
-        keep: "best" keeps the step with the lowest dev loss, "last" the last step.
+        keep: "best" keeps the step with the lowest calibrated dev loss, "last" the last step.
         pull: Of the start: pull / 2 times the squared distance from `tensors` is a part of the loss (L2-SP).
         snapshots: Keeps copies of the delta on the way.
         folder: Where checkpoints go. A run that was killed goes on from the last one when called again with the

@@ -26,7 +26,8 @@ def test_measure_agrees_with_row_by_row(arch):
 
 
 def test_metrics_by_hand():
-    found = Measured(losses=np.array([1.0, 2.0, 3.0]), predicted=np.array([0, 1, 1]), labels=np.array([0, 1, 0]))
+    scores = np.array([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
+    found = Measured(np.array([1.0, 2.0, 3.0]), predicted=scores.argmax(1), labels=np.array([0, 1, 0]), scores=scores)
     # label 0: precision 1, recall 1/2; label 1: precision 1/2, recall 1; both have F1 2/3.
     assert found.metrics() == pytest.approx({"loss": 2.0, "accuracy": 2 / 3, "macro_f1": 2 / 3})
     assert found.macro_f1 == pytest.approx(f1_score(found.labels, found.predicted, average="macro"))

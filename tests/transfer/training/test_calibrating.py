@@ -1,0 +1,80 @@
+"""The calibrated loss: the lowest that one factor on all scores gives, and blind to how large they are."""
+
+from __future__ import annotations
+
+import doctest
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+from transfer.training import calibrating
+from transfer.training.calibrating import calibrated_losses
+from transfer.training.measuring import Measured
+
+
+def drawn(seed=0, n=60, choices=4):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(choices, size=n)
+    scores = generator.normal(size=(n, choices))
+    scores[np.arange(n), labels] += 1.0
+    return scores, labels
+
+
+def test_examples_of_the_page():
+    assert doctest.testmod(calibrating).failed == 0
+
+
+def test_no_factor_of_a_grid_is_better():
+    scores, labels = drawn()
+    found, factor = calibrated_losses(scores, labels)
+    grid = np.exp(np.linspace(math.log(1 / 64), math.log(8), 400))
+
+    def loss(scale):
+        odds = np.exp(scale * scores)
+        return log_loss(labels, odds / odds.sum(axis=1, keepdims=True), labels=range(4))
+
+    assert found.mean() == pytest.approx(min(map(loss, grid)), abs=1e-5)
+    assert found.mean() == pytest.approx(loss(factor), abs=1e-9)
+
+
+def test_the_size_of_the_scores_makes_no_difference_but_to_the_loss():
+    scores, labels = drawn()
+    small, large = (calibrated_losses(scores * scale, labels) for scale in (0.5, 20.0))
+    assert small[0] == pytest.approx(large[0], abs=1e-3)
+    assert small[1] / large[1] == pytest.approx(40, rel=0.01)
+
+
+def test_a_choice_that_a_row_lacks_does_not_count():
+    scores, labels = drawn(choices=3)
+    wider = np.concatenate([scores, np.full((len(scores), 2), -np.inf)], axis=1)
+    assert calibrated_losses(wider, labels)[0] == pytest.approx(calibrated_losses(scores, labels)[0])
+
+
+def test_scores_that_say_nothing_or_the_opposite_lose_no_more_than_guessing():
+    scores, labels = drawn()
+    guessing = math.log(4)
+    assert calibrated_losses(-scores, labels)[0].mean() == pytest.approx(guessing, abs=0.03)
+    assert calibrated_losses(np.zeros_like(scores), labels)[0] == pytest.approx(np.full(60, guessing))
+
+
+def test_a_step_whose_scores_only_got_larger_is_no_worse():
+    scores, labels = drawn()
+    early, late = (measured(scores * scale, labels) for scale in (1.0, 10.0))
+    assert late.loss > 2 * early.loss
+    assert late.calibrated_loss == pytest.approx(early.calibrated_loss, abs=1e-3)
+    assert late.accuracy == early.accuracy
+
+
+def test_where_there_is_nothing_to_choose_it_is_the_loss():
+    alone = Measured(np.array([1.0, 2.0]), predicted=np.zeros(2), labels=np.zeros(2, int), scores=np.zeros((2, 1)))
+    assert alone.calibrated_losses.tolist() == [1.0, 2.0]
+    diverged = Measured(np.array([1.0, np.nan]), np.zeros(2), np.zeros(2, int), scores=np.full((2, 2), np.nan))
+    assert np.isnan(diverged.calibrated_loss)
+
+
+def measured(scores, labels):
+    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+    losses = -np.log(odds[np.arange(len(labels)), labels] / odds.sum(axis=1))
+    return Measured(losses=losses, predicted=scores.argmax(axis=1), labels=labels, scores=scores)
