@@ -309,9 +309,9 @@ def _as_module(
     candidates = kept.get("candidates")
     best = next((row for row in tuned.history if row["step"] == tuned.best_step), None)
     metrics: dict[str, Any] = {after.split: after.metrics}
-    if candidates is not None:  # the loss of what was chosen, which is no step of one tune; with folds it is not dev's
+    if candidates is not None:  # the calibrated loss of what was chosen, which is no step of one tune; with folds it is not dev's
         if kept["folds"] is None and candidates.get(kept["chosen"]) is not None:
-            metrics["dev"] = {"loss": candidates[kept["chosen"]]}
+            metrics["dev"] = {"calibrated": candidates[kept["chosen"]]}
     elif best is not None:
         metrics["dev"] = {name: value for name, value in best.items() if name != "step"}
     card = Card(

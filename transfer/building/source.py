@@ -28,8 +28,8 @@ STARTER_SEED = 0  # of the starts in the starter zoo
 def train_source(backbone: Backbone, task: Task, method_name: str, settings: BuildSettings, records: Records) -> Record:
     """Train a module of `method_name` for `task` from the shared start, measure it, and record it.
 
-    What is measured is what is stored: the tensors are rounded to fp16 first. The step is chosen by calibrated dev loss,
-    so the dev figures are a little kind; test is only measured.
+    What is measured is what is stored: the tensors are rounded to fp16 first. The step is chosen by the calibrated dev
+    loss, so the dev figures are a little kind; test is only measured.
     """
     method = METHODS.get(method_name)()
     start = shared_start(backbone, method, settings, records)

@@ -47,7 +47,6 @@ class BottleneckMethod(DeltaMethod):
     """
 
     learning_rate: ClassVar[float] = 3e-3
-    repeated: ClassVar[float] = 1 / 3
     presets: ClassVar[Mapping[str, tuple[str, ...]]] = {"houlsby": HOULSBY, "pfeiffer": PFEIFFER}
 
     activation: str = "gelu_new"

@@ -51,7 +51,6 @@ class LoRA(DeltaMethod):
 
     method: ClassVar[str] = "lora"
     learning_rate: ClassVar[float] = 2e-3
-    repeated: ClassVar[float] = 1 / 3
     prefix: ClassVar[str] = "lora_"
     by_output: ClassVar[tuple[str, ...]] = ("lora_B",)
     derived: ClassVar[tuple[str, ...]] = ("embeddings",)

@@ -34,7 +34,6 @@ class DeltaMethod(ABC):
 
     method: ClassVar[str]
     learning_rate: ClassVar[float]
-    repeated: ClassVar[float] = 1.0  # factor of it where few examples are seen many times (see `TuneSettings.rate`)
     starts_bare: ClassVar[bool] = True  # attached with its start, the backbone answers as without
     derived: ClassVar[tuple[str, ...]] = ()  # settings read from the model: on the card, but not chosen
     pairs: ClassVar[bool] = False  # a place alone says too little: it goes with one that is read

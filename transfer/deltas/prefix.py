@@ -42,7 +42,6 @@ class Prefix(DeltaMethod):
 
     method: ClassVar[str] = "prefix"
     learning_rate: ClassVar[float] = 3e-2
-    repeated: ClassVar[float] = 1 / 3
     prefix: ClassVar[str] = "prefix_"
     starts_bare: ClassVar[bool] = False
     derived: ClassVar[tuple[str, ...]] = ("heads", "head_width")

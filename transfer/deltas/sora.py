@@ -40,7 +40,6 @@ class SoRA(LoRA):
     """
 
     method: ClassVar[str] = "sora"
-    repeated: ClassVar[float] = 1.0  # a lower rate would let xi close more gates than it says
 
     where: tuple[str, ...] = ("attn.q", "attn.k", "attn.v", "attn.proj", "ff.w1", "ff.w2")
     xi: float = 3e-4

@@ -32,7 +32,7 @@ class Mixing(Keep):
     def trial(self, work: Work, train: Sequence[Encoded], dev: Sequence[Encoded] | None, part: str) -> Trial:
         begun = time.perf_counter()
         mixture = Mixture(work.backbone, work.method, work.sources, work.origin, work.start)
-        run = _Run(work, mixture, self.rest, len(train))
+        run = _Run(work, mixture, self.rest)
         trial = Trial()
         settings = work.settings
         every = settings.eval_every or settings.steps
@@ -74,7 +74,7 @@ class MixingRest(Mixing):
 class _Run:
     """What is trained, and the delta that it makes."""
 
-    def __init__(self, work: Work, mixture: Mixture, rest: bool, n_train: int) -> None:
+    def __init__(self, work: Work, mixture: Mixture, rest: bool) -> None:
         self.mixture = mixture
         device = mixture.base.device
         self.coefficients = torch.zeros(len(mixture.modules), device=device, requires_grad=True)
@@ -82,7 +82,7 @@ class _Run:
         self.begins = work.settings.steps // 2 + 1 if rest else None  # the step at which the rest joins in
         groups = [{"params": [self.coefficients], "lr": work.keep.mixing_rate}]
         if self.rests is not None:
-            rate = work.settings.rate(work.method, n_train)
+            rate = work.settings.rate(work.method)
             groups.append({"params": self.rests.parameters(), "lr": rate})
         self.optimiser = torch.optim.Adam(groups)
 

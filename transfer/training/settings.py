@@ -10,8 +10,6 @@ from transfer.errors import ConfigError
 if TYPE_CHECKING:
     from transfer.deltas.method import DeltaMethod
 
-MANY_PASSES = 8  # over the training examples; beyond them the default learning rate is lower
-
 
 @dataclass(frozen=True, kw_only=True)
 class TuneSettings:
@@ -21,7 +19,7 @@ class TuneSettings:
     """
 
     steps: int = 60
-    learning_rate: float | None = None  # None: `rate` chooses
+    learning_rate: float | None = None  # None is the method's own
     batch_size: int = 16
     seed: int = 0  # of data order and dropout; the start of a delta has a seed of its own
     eval_every: int | None = None  # steps between measurements on dev; None measures at the start and the end only
@@ -38,14 +36,6 @@ class TuneSettings:
         if self.weight_decay < 0:
             raise ConfigError(f"weight_decay must be at least 0, got {self.weight_decay}")
 
-    def rate(self, method: DeltaMethod, n_train: int) -> float:
-        """The learning rate of a tune on `n_train` examples.
-
-        Where none is given: the method's own, times its `repeated` if examples are seen more than eight times. With 64
-        examples of development targets dev always chose a third of it for 60 steps (15 passes) of LoRA, adapter and
-        prefix; for 20 steps it chose the method's own where it made a difference.
-        """
-        if self.learning_rate is not None:
-            return self.learning_rate
-        passes = self.steps * self.batch_size / max(n_train, 1)
-        return float(method.learning_rate * (method.repeated if passes > MANY_PASSES else 1))
+    def rate(self, method: DeltaMethod) -> float:
+        """The learning rate of a tune: the one given, or the method's own."""
+        return method.learning_rate if self.learning_rate is None else self.learning_rate

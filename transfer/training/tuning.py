@@ -107,7 +107,7 @@ def tune(
         if any(not 0 <= row.label < len(row.choices) for row in rows):
             raise DataError(f"a {name} example has no label among its choices", hint="give every row its label")
     begun = time.perf_counter()
-    rate = settings.rate(method, len(train))
+    rate = settings.rate(method)
     best = Best(folder) if dev is not None and keep == "best" else None
     with contextlib.ExitStack() as stack:
         stack.enter_context(_random_state_kept())

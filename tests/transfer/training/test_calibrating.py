@@ -28,8 +28,10 @@ def test_examples_of_the_page():
 
 def test_no_factor_of_a_grid_is_better():
     scores, labels = drawn()
+    scores *= 5
     found, factor = calibrated_losses(scores, labels)
-    grid = np.exp(np.linspace(math.log(1 / 64), math.log(8), 400))
+    assert 1 / 64 < factor < 1
+    grid = np.exp(np.linspace(math.log(1 / 64), 0.0, 400))
 
     def loss(scale):
         odds = np.exp(scale * scores)
@@ -41,9 +43,18 @@ def test_no_factor_of_a_grid_is_better():
 
 def test_the_size_of_the_scores_makes_no_difference_but_to_the_loss():
     scores, labels = drawn()
-    small, large = (calibrated_losses(scores * scale, labels) for scale in (0.5, 20.0))
+    small, large = (calibrated_losses(scores * scale, labels) for scale in (5.0, 20.0))
     assert small[0] == pytest.approx(large[0], abs=1e-3)
-    assert small[1] / large[1] == pytest.approx(40, rel=0.01)
+    assert small[1] / large[1] == pytest.approx(4, rel=0.01)
+
+
+def test_scores_that_are_not_sure_enough_are_left_alone():
+    scores, labels = drawn()
+    sure = np.eye(4)[labels]  # all right, and every larger factor would be better
+    for given in (scores / 100, sure):
+        found = measured(given, labels)
+        assert calibrated_losses(given, labels)[1] == 1
+        assert found.calibrated_losses == pytest.approx(found.losses)
 
 
 def test_a_choice_that_a_row_lacks_does_not_count():
@@ -61,7 +72,7 @@ def test_scores_that_say_nothing_or_the_opposite_lose_no_more_than_guessing():
 
 def test_a_step_whose_scores_only_got_larger_is_no_worse():
     scores, labels = drawn()
-    early, late = (measured(scores * scale, labels) for scale in (1.0, 10.0))
+    early, late = (measured(scores * scale, labels) for scale in (2.0, 10.0))
     assert late.loss > 2 * early.loss
     assert late.calibrated_loss == pytest.approx(early.calibrated_loss, abs=1e-3)
     assert late.accuracy == early.accuracy
