@@ -309,7 +309,7 @@ def _as_module(
     candidates = kept.get("candidates")
     best = next((row for row in tuned.history if row["step"] == tuned.best_step), None)
     metrics: dict[str, Any] = {after.split: after.metrics}
-    if candidates is not None:  # the calibrated loss of what was chosen, which is no step of one tune; with folds it is not dev's
+    if candidates is not None:  # what was chosen need be no step of one tune; with folds its loss is not dev's
         if kept["folds"] is None and candidates.get(kept["chosen"]) is not None:
             metrics["dev"] = {"calibrated": candidates[kept["chosen"]]}
     elif best is not None:

@@ -36,7 +36,7 @@ def pool_of(small_zoo, method="lora", dev=16, **settings):
 
 def loss_of(pool, tensors, rows):
     with pool.target.backbone.use(pool.target.method, tensors):
-        return measure(pool.target.backbone, rows).loss
+        return measure(pool.target.backbone, rows).calibrated_loss
 
 
 @pytest.mark.parametrize("how", FITTED)
@@ -96,7 +96,7 @@ def test_shrinking_is_the_proximal_step_of_the_l1_distance(value, centre, by):
 def test_learned_takes_the_lowest_dev_loss_that_it_saw(small_zoo):
     pool = pool_of(small_zoo)
     found = fit_weights(pool, "learned", dataclasses.replace(QUICK, steps=12, patience=99))
-    losses = [row["loss"] for row in found.about["history"]]
+    losses = [row["calibrated"] for row in found.about["history"]]
     assert len(losses) == 7
     assert loss_of(pool, found.tensors, pool.dev) == pytest.approx(min(losses), abs=1e-6)
     begin = merge(pool.modules, weigh(pool.scores)).tensors

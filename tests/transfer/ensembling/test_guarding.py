@@ -136,7 +136,7 @@ def test_curves_are_measured_on_the_way_and_change_nothing(world):
         "scratch": [0, 2, 4],
     }
     assert drawn.losses == plain.losses
-    assert drawn.curves["scratch"][-1]["loss"] == pytest.approx(drawn.losses["scratch"], rel=1e-6)
+    assert drawn.curves["scratch"][-1]["calibrated"] == pytest.approx(drawn.losses["scratch"], rel=1e-6)
 
 
 def test_without_dev_nothing_is_tuned_and_the_verdict_says_why(world):

@@ -72,7 +72,7 @@ def test_gradients_of_a_prefix_are_those_by_differences(small_zoo):
         acting.backward(mixture.named(mixture.merged(coefficients)), rows)
         for way in torch.eye(3):
             ends = [mixture.named(mixture.merged(coefficients.detach() + step * way)) for step in (0.25, -0.25)]
-            found.append((acting.loss(ends[0], rows) - acting.loss(ends[1], rows)) / 0.5)
+            found.append((acting.measured(ends[0], rows).loss - acting.measured(ends[1], rows).loss) / 0.5)
     assert float(coefficients.grad.abs().max()) > 0.05
     torch.testing.assert_close(coefficients.grad, torch.tensor(found), atol=1e-4, rtol=0.01)
 
