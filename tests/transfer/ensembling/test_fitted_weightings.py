@@ -34,9 +34,13 @@ def pool_of(small_zoo, method="lora", dev=16, **settings):
     return Pool(target, modules, score(target, modules, backbone, method), **settings)
 
 
-def loss_of(pool, tensors, rows):
+def measured(pool, tensors, rows):
     with pool.target.backbone.use(pool.target.method, tensors):
-        return measure(pool.target.backbone, rows).calibrated_loss
+        return measure(pool.target.backbone, rows)
+
+
+def loss_of(pool, tensors, rows):
+    return measured(pool, tensors, rows).calibrated_loss
 
 
 @pytest.mark.parametrize("how", FITTED)
@@ -109,7 +113,7 @@ def test_learned_without_a_pull_lowers_the_training_loss(small_zoo):
     begin = merge(pool.modules, weigh(pool.scores)).tensors
     rows = pool.target.encoded
     assert found.about["best_step"] == 15
-    assert loss_of(pool, found.tensors, rows) < loss_of(pool, begin, rows) - 1e-3
+    assert measured(pool, found.tensors, rows).loss < measured(pool, begin, rows).loss - 1e-3
 
 
 def test_a_strong_pull_leaves_the_similarity_weights_to_the_last_bit(small_zoo):
@@ -136,9 +140,9 @@ def test_search_is_no_worse_than_where_it_begins_and_keeps_to_its_bounds(small_z
     settings = FitSettings(evaluations=30, bound=0.4, penalty=0.1)
     found = fit_weights(pool, "search", settings)
     rows, values = pool.target.encoded, np.array([found.weights[module.id] for module in pool.kept])
-    objective = loss_of(pool, found.tensors, rows) + 0.1 * np.abs(values).mean()
+    objective = measured(pool, found.tensors, rows).loss + 0.1 * np.abs(values).mean()
     assert found.about["objective"] == pytest.approx(objective, abs=1e-5)
-    assert objective <= loss_of(pool, pool.target.start, rows) + 1e-6
+    assert objective <= measured(pool, pool.target.start, rows).loss + 1e-6
     assert np.abs(values).max() <= 0.4 + 1e-6
     assert 0 < found.about["evaluations"] <= 30
 
