@@ -25,6 +25,8 @@ from benchmarks.sparsity import run as sparsity
 from benchmarks.sparsity import table as sparsity_table
 from benchmarks.speed import deltas_table, merging, serving
 from benchmarks.speed import init as speed
+from benchmarks.stopping import run as stopping
+from benchmarks.stopping import table as stopping_table
 from benchmarks.strategies import rates
 from benchmarks.strategies import report as starts
 from benchmarks.strategies import table as strategies
@@ -131,6 +133,13 @@ def of_estimators() -> str:
     return markdown(report.HEAD, report.table_rows(scores, truth, "lora", 64, 0))
 
 
+def of_stopping() -> str:
+    """What should choose the step and the learning rate."""
+    return markdown(
+        stopping_table.HEAD, stopping_table.table_rows(Rows(stopping.HERE / "results.jsonl", stopping.KEY).rows)
+    )
+
+
 def of_sparsity() -> str:
     """SoRA against LoRAs of its first rank and of its last size."""
     rows = sparsity_table.latest(Rows(sparsity.HERE / "results.jsonl", sparsity.KEY).rows)
@@ -194,6 +203,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "starter": of_starter,
     "peers": of_peers,
     "estimators": of_estimators,
+    "stopping": of_stopping,
     "sparsity": of_sparsity,
     "sparsity_shrink": of_sparsity_shrink,
 }

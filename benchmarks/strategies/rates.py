@@ -30,7 +30,7 @@ def rate_key(problem_of: dict[str, Any], start: str, factor: float) -> dict[str,
 def choose_rate(
     rows: Rows, problem_of: dict[str, Any], start: str, grid: Sequence[float], make: Callable[[], tuple[Problem, Delta]]
 ) -> float:
-    """The factor of the method's learning rate whose tune has the lowest dev loss at its best step.
+    """The factor of the method's learning rate whose tune has the lowest calibrated dev loss at its best step.
 
     Args:
         rows: Where tunes are found and written.

@@ -28,7 +28,7 @@ def finetune(
     ] = None,
     steps: Annotated[int, typer.Option("--steps", help="Training steps.")] = 60,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", help="Else the method's own; a third for over 8 passes.")
+        float | None, typer.Option("--learning-rate", "--lr", help="Else the method's own.")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Examples a step.")] = 16,
     eval_every: Annotated[int | None, typer.Option("--eval-every", help="Steps between looks at dev.")] = None,
@@ -39,7 +39,7 @@ def finetune(
         str,
         typer.Option(
             "--keep",
-            help="best (by dev loss, the start too) or last; to keep the head start: l2-sp, interpolate, average, "
+            help="best (by dev, the start too) or last; to keep the head start: l2-sp, interpolate, average, "
             "soup, greedy-soup, mixing, mixing-rest.",
         ),
     ] = "best",
@@ -86,7 +86,7 @@ def finetune(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train on TARGET, keep the best step by dev loss, and report test. A killed run goes on where it was."""
+    """Train on TARGET, keep the best step on dev, and report test. A killed run goes on where it was."""
     from transfer.cli.report import show_finetuned, show_task
     from transfer.errors import ConfigError
     from transfer.finetuning import finetune as run

@@ -38,7 +38,7 @@ def guard(
     licences: Sequence[str] = (),
     curve_every: int | None = None,
 ) -> Verdict:
-    """Say whether an initialization helps: whether the dev loss after a short tune is surely lower than from scratch.
+    """Say whether an initialization helps: whether the calibrated dev loss after a short tune is surely the lower.
 
     Both tunes see the same examples in the same order, at the method's own learning rate, and the last step counts.
     "Surely" is a paired t interval (90%) over dev examples; it does not cover what other draws of training examples

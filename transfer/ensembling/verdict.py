@@ -62,7 +62,7 @@ class Verdict:
         if self.difference is None or self.losses is None:
             return "no dev examples to compare on"
         ours, theirs = self.losses["initialization"], self.losses["scratch"]
-        told = f"dev loss {ours:.3f} from here, {theirs:.3f} from scratch (difference {self.difference:+.3f}"
+        told = f"calibrated dev loss {ours:.3f} from here, {theirs:.3f} from scratch (difference {self.difference:+.3f}"
         if self.interval is None:
             return f"{told}, one dev example: no interval)"
         low, high = self.interval

@@ -44,7 +44,7 @@ class KeepSettings:
 
 @dataclass
 class Trial:
-    """Candidates for the result of one run, and the dev loss of each where dev was measured.
+    """Candidates for the result of one run, and the calibrated loss of each where there is dev.
 
     Args:
         tensors: Label -> delta; in the order in which equal losses are preferred.

@@ -14,7 +14,7 @@ from transfer.keeping.work import Work
 def ingredients(
     work: Work, train: Sequence[Encoded], dev: Sequence[Encoded] | None, part: str, trial: Trial
 ) -> list[tuple[str, Tensors, float | None]]:
-    """(name, tensors, dev loss) of each tuned start, at its best step; costs and history go into the trial.
+    """(name, tensors, calibrated dev loss) of each tuned start, at its best step; costs and history go into the trial.
 
     With further starts each of them is tuned once, in the same order of data; else the one start is tuned in
     `soup_size` orders of data.

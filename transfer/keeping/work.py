@@ -29,7 +29,7 @@ class OtherStart(NamedTuple):
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A tune with the deltas along it: step -> tensors, the start at 0; step -> dev loss where dev was measured."""
+    """A tune with the deltas along it: step -> tensors, the start at 0; step -> calibrated loss where there is dev."""
 
     tuned: Tuned
     tensors: dict[int, Tensors]
@@ -37,7 +37,7 @@ class Trajectory:
 
     @property
     def best_step(self) -> int:
-        """The step of the lowest dev loss, the first of equal ones; without dev the last."""
+        """The step of the lowest calibrated dev loss, the first of equal ones; without dev the last."""
         return min(self.losses, key=lambda step: (self.losses[step], step)) if self.losses else max(self.tensors)
 
 

@@ -108,7 +108,7 @@ def sparsify(
 ) -> Sparsified:
     """Train at xi = 0, then at every further xi of the schedule, each time from where the last ended.
 
-    The first stage keeps its step with the lowest dev loss, or its last; the others keep their last, since an earlier
+    The first stage keeps its best step on dev, or its last; the others keep their last, since an earlier
     step of theirs is less sparse. Each stage has a learning rate that begins anew: in the authors' code the one of the
     first stage has run out by then, and only the threshold still acts.
 

@@ -1,4 +1,4 @@
-"""The Trainer of transformers, made to know encoded examples and the dev loss."""
+"""The Trainer of transformers, made to know encoded examples and the calibrated dev loss."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class _Snap(TrainerCallback):
 
 
 class _Patience(TrainerCallback):
-    """Stops by the whole history of dev losses, step 0 among them; so a run that goes on stops where it would have.
+    """Stops by the whole history on dev, step 0 among it; so a run that goes on stops where it would have.
 
     The EarlyStoppingCallback of transformers forgets its count when a run goes on, and leaves step 0 out.
     """

@@ -71,8 +71,8 @@ def test_the_text_has_steps_numbers_and_licences():
         licences=("CC BY 4.0", "MIT"),
     )
     assert verdict.text == (
-        "it helps after 20 steps: dev loss 0.500 from here, 0.620 from scratch (difference -0.120, 90% interval "
-        "-0.160 to -0.080, 64 dev examples); merged from sources under CC BY 4.0 | MIT"
+        "it helps after 20 steps: calibrated dev loss 0.500 from here, 0.620 from scratch (difference -0.120, "
+        "90% interval -0.160 to -0.080, 64 dev examples); merged from sources under CC BY 4.0 | MIT"
     )
 
 
