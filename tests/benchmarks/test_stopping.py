@@ -20,7 +20,7 @@ def scores(right, size):
 def test_a_late_step_with_large_scores_loses_by_loss_and_wins_by_the_others():
     early, late = candidate(1.0, 10, scores(24, 0.5), LABELS), candidate(1.0, LOOKS[-1], scores(36, 9.0), LABELS)
     whole = np.arange(40)
-    chosen = {name: min((early, late), key=lambda c: rule(c, whole)).step for name, rule in RULES.items()}  # noqa: B023
+    chosen = {name: min((early, late), key=lambda c: rule(c, whole)).step for name, rule in RULES.items()}
     assert chosen.pop("loss") == 10
     assert set(chosen.values()) == {LOOKS[-1]}
 
