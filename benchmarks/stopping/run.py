@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import log_softmax
@@ -30,64 +30,63 @@ from transfer.backbones import Backbone, load_backbone
 from transfer.deltas import Delta
 from transfer.paths import cache_folder
 from transfer.tasks import load_task
+from transfer.training.calibrating import calibrated_losses
 
 HERE = Path(__file__).parent
 KEY = ("target", "start", "examples", "seed", "steps")
 STARTS = ("scratch", "gradient:first-order")
 FACTORS = (1 / 9, 1 / 3, 1.0)  # of the method's learning rate
 LOOKS = (0, 10, 20, 30, 40, 60, 80, 100, 120, 150)
-SHRINK = np.exp(np.linspace(np.log(1 / 64), 0.0, 17))  # factors of the scores
 HELD = 300
 DRAWS = 200
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One step at one rate: per held-out example the loss (n,), the losses at each factor (factors, n), right (n,)."""
+    """One step at one rate: the scores of the held-out examples (n, choices), and their labels (n,)."""
 
-    factor: float
     step: int
-    loss: np.ndarray
-    calibrated: np.ndarray
-    right: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+    def on(self, rows: np.ndarray) -> Seen:
+        """What some of the examples say."""
+        scores, labels = self.scores[rows], self.labels[rows]
+        losses = -np.take_along_axis(log_softmax(scores.astype(np.float64), axis=1), labels[:, None], axis=1)
+        calibrated, _ = calibrated_losses(scores, labels)
+        right = scores.argmax(axis=1) == labels
+        return Seen(self.step, float(losses.mean()), float(calibrated.mean()), float(right.mean()))
 
 
-Rule = Callable[[Candidate, np.ndarray], tuple[float, ...]]
+class Seen(NamedTuple):
+    """What a rule goes by."""
 
-RULES: dict[str, Rule] = {  # the lowest is taken
-    "loss": lambda c, dev: (c.loss[dev].mean(),),
-    "calibrated loss": lambda c, dev: (c.calibrated[:, dev].mean(axis=1).min(),),
-    "accuracy, then loss": lambda c, dev: (-c.right[dev].mean(), c.loss[dev].mean()),
-    "accuracy, then calibrated loss": lambda c, dev: (
-        -c.right[dev].mean(),
-        c.calibrated[:, dev].mean(axis=1).min(),
-    ),
-    "last step, rate by calibrated loss": lambda c, dev: (
-        0.0 if c.step == LOOKS[-1] else 1.0,
-        c.calibrated[:, dev].mean(axis=1).min(),
-    ),
+    step: int
+    loss: float
+    calibrated: float
+    accuracy: float
+
+
+RULES: dict[str, Callable[[Seen], tuple[float, ...]]] = {  # the lowest is taken
+    "loss": lambda seen: (seen.loss,),
+    "calibrated loss": lambda seen: (seen.calibrated,),
+    "accuracy, then loss": lambda seen: (-seen.accuracy, seen.loss),
+    "accuracy, then calibrated loss": lambda seen: (-seen.accuracy, seen.calibrated),
+    "last step, rate by calibrated loss": lambda seen: (float(seen.step != LOOKS[-1]), seen.calibrated),
 }
-
-
-def candidate(factor: float, step: int, scores: np.ndarray, labels: np.ndarray) -> Candidate:
-    """What the rules look at, from scores (n, choices)."""
-    places = np.arange(len(labels))
-    finite = np.where(np.isfinite(scores), scores, -1e4).astype(np.float64)
-    calibrated = np.stack([-log_softmax(shrink * finite, axis=1)[places, labels] for shrink in SHRINK])
-    return Candidate(factor, step, calibrated[-1], calibrated, finite.argmax(axis=1) == labels)
 
 
 def accuracies(candidates: Sequence[Candidate], few: int = 64, draws: int = DRAWS, seed: int = 0) -> dict[str, float]:
     """Mean accuracy on the rest, by rule; and the best that any candidate has there, which no rule can know."""
     generator = np.random.default_rng(seed)
     found: dict[str, list[float]] = {name: [] for name in (*RULES, "best there is")}
-    n = len(candidates[0].loss)
     for _ in range(draws):
-        order = generator.permutation(n)
-        dev, rest = order[:few], order[few:]
+        order = generator.permutation(len(candidates[0].labels))
+        seen = [candidate.on(order[:few]) for candidate in candidates]
+        rest = [float((c.scores.argmax(axis=1) == c.labels)[order[few:]].mean()) for c in candidates]
         for name, rule in RULES.items():
-            found[name].append(float(min(candidates, key=lambda c: rule(c, dev)).right[rest].mean()))
-        found["best there is"].append(max(float(c.right[rest].mean()) for c in candidates))
+            found[name].append(rest[min(range(len(seen)), key=lambda place: rule(seen[place]))])
+        found["best there is"].append(max(rest))
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
@@ -117,7 +116,7 @@ def measured(backbone: Backbone, target: str, start: str, folder: Path) -> dict[
     held = backbone.encode([row for row in everything if row["input"] not in used][:HELD], problem.task.fields)
     labels = np.array([row.label for row in held])
     candidates = [
-        candidate(factor, step, scores, labels)
+        Candidate(step, scores, labels)
         for factor in FACTORS
         for step, scores in scored(problem, start, factor, held, folder).items()
     ]

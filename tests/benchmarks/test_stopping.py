@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.stopping.run import DRAWS, LOOKS, RULES, STARTS, accuracies, candidate
+from benchmarks.stopping.run import DRAWS, LOOKS, RULES, STARTS, Candidate, accuracies
 from benchmarks.stopping.table import table_rows
 
 LABELS = np.array([0, 1] * 20)
@@ -18,19 +18,19 @@ def scores(right, size):
 
 
 def test_a_late_step_with_large_scores_loses_by_loss_and_wins_by_the_others():
-    early, late = candidate(1.0, 10, scores(24, 0.5), LABELS), candidate(1.0, LOOKS[-1], scores(36, 9.0), LABELS)
-    whole = np.arange(40)
-    chosen = {name: min((early, late), key=lambda c: rule(c, whole)).step for name, rule in RULES.items()}
+    early, late = Candidate(10, scores(24, 0.5), LABELS), Candidate(LOOKS[-1], scores(36, 9.0), LABELS)
+    seen = [one.on(np.arange(40)) for one in (early, late)]
+    chosen = {name: min(seen, key=rule).step for name, rule in RULES.items()}
     assert chosen.pop("loss") == 10
     assert set(chosen.values()) == {LOOKS[-1]}
 
 
 def test_accuracy_counts_on_what_was_not_drawn():
-    found = accuracies([candidate(1.0, 0, scores(40, 1.0), LABELS), candidate(1.0, 10, scores(0, 1.0), LABELS)], few=8)
+    found = accuracies([Candidate(0, scores(40, 1.0), LABELS), Candidate(10, scores(0, 1.0), LABELS)], few=8)
     assert set(found) == {*RULES, "best there is"}
     assert found.pop("last step, rate by calibrated loss") == 1.0  # neither is the last
     assert set(found.values()) == {1.0}
-    alone = accuracies([candidate(1.0, 0, scores(30, 1.0), LABELS)], few=8)
+    alone = accuracies([Candidate(0, scores(30, 1.0), LABELS)], few=8)
     assert alone["loss"] == pytest.approx(30 / 40, abs=3 * 0.43 / np.sqrt(32 * DRAWS))
 
 

@@ -39,7 +39,7 @@ def test_from_scratch(method, small_zoo):
     shared = Delta(found.delta.method, dict(next(iter(zoo)).start()))
     assert found.before.metrics == evaluate(task, backbone, shared).metrics  # scratch is the start of the zoo's modules
     assert found.after.metrics == evaluate(task, backbone, found).metrics
-    assert found.tuned.best_step == min(found.tuned.history, key=lambda row: row["loss"])["step"]
+    assert found.tuned.best_step == min(found.tuned.history, key=lambda row: row["calibrated"])["step"]
     card = found.module.card
     assert (card.task, card.category, card.method, card.fingerprint) == (
         "toy",
@@ -48,7 +48,7 @@ def test_from_scratch(method, small_zoo):
         backbone.fingerprint,
     )
     assert card.metrics["test"] == found.after.metrics
-    assert card.metrics["dev"]["loss"] == min(row["loss"] for row in found.tuned.history)
+    assert card.metrics["dev"]["calibrated"] == min(row["calibrated"] for row in found.tuned.history)
     assert card.provenance["started_from"] == "scratch"
 
 

@@ -113,7 +113,7 @@ def test_a_page_costs_no_tune_more_and_changes_no_verdict(estimator, steps, tune
     assert plain.verdict.curves is None
     for name, rows in curves.items():
         assert [row["step"] for row in rows] == list(range(0, steps + 1, steps // 5))
-        assert rows[-1]["loss"] == pytest.approx(drawn.verdict.losses[name], rel=1e-6)
+        assert rows[-1]["calibrated"] == pytest.approx(drawn.verdict.losses[name], rel=1e-6)
 
 
 def test_recipe_and_verdict_name_the_licences_of_what_was_merged(small_zoo):

@@ -70,7 +70,8 @@ def test_the_seed_decides_what_is_chosen(small_zoo, two_candidates):
 def test_where_nothing_is_better_scratch_is_kept_and_said(small_zoo):
     backbone, zoo = small_zoo()
     notes = []
-    found = initialize(toy_target(), spoiled(zoo), backbone, auto=True, budget=300, batch_size=8, say=notes.append)
+    task = toy_target(dev=96)  # among few examples some noise is right by chance
+    found = initialize(task, spoiled(zoo), backbone, auto=True, budget=300, batch_size=8, say=notes.append)
     assert found.recipe["auto"]["chosen"] == "scratch"
     assert found.recipe["handed_over"] == "scratch"
     assert found.recipe["licences"] == []

@@ -14,7 +14,7 @@ EVIL = "<script>alert('x')</script>"
 
 
 def recipe(**changes):
-    rows = [{"step": 0, "loss": 0.9}, {"step": 4, "loss": 0.6}]
+    rows = [{"step": 0, "calibrated": 0.9}, {"step": 4, "calibrated": 0.6}]
     verdict = Verdict(
         outcome="helps",
         steps=20,

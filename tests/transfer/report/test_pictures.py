@@ -29,7 +29,7 @@ def test_a_heat_map_takes_rows_of_different_lengths():
 
 
 def test_curves_are_told_apart_by_more_than_colour():
-    rows = [{"step": 0, "loss": 1.0}, {"step": 4, "loss": 0.5}]
+    rows = [{"step": 0, "calibrated": 1.0}, {"step": 4, "calibrated": 0.5}]
     svg = curves({"here": rows, "there": rows}, "dev loss")
     assert {"here", "there", "step", "dev loss"} <= set(texts(svg))
     assert STRONG in svg

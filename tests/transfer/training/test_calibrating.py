@@ -35,17 +35,19 @@ def test_no_factor_of_a_grid_is_better():
 
     def loss(scale):
         odds = np.exp(scale * scores)
-        return log_loss(labels, odds / odds.sum(axis=1, keepdims=True), labels=range(4))
+        share = math.log(scale) ** 2 / 8 / len(labels)
+        return log_loss(labels, odds / odds.sum(axis=1, keepdims=True), labels=range(4)) + share
 
     assert found.mean() == pytest.approx(min(map(loss, grid)), abs=1e-5)
     assert found.mean() == pytest.approx(loss(factor), abs=1e-9)
 
 
-def test_the_size_of_the_scores_makes_no_difference_but_to_the_loss():
-    scores, labels = drawn()
+def test_the_size_of_the_scores_hardly_counts_where_there_are_many_examples():
+    scores, labels = drawn(n=4000)
     small, large = (calibrated_losses(scores * scale, labels) for scale in (5.0, 20.0))
-    assert small[0] == pytest.approx(large[0], abs=1e-3)
-    assert small[1] / large[1] == pytest.approx(4, rel=0.01)
+    assert small[0] == pytest.approx(large[0], abs=1e-2)
+    assert small[1] / large[1] == pytest.approx(4, rel=0.02)
+    assert small[0].mean() < large[0].mean() < small[0].mean() + 1e-3
 
 
 def test_scores_that_are_not_sure_enough_are_left_alone():
@@ -63,18 +65,26 @@ def test_a_choice_that_a_row_lacks_does_not_count():
     assert calibrated_losses(wider, labels)[0] == pytest.approx(calibrated_losses(scores, labels)[0])
 
 
-def test_scores_that_say_nothing_or_the_opposite_lose_no_more_than_guessing():
+def test_noise_loses_no_more_than_guessing_and_the_cost_of_the_factor():
     scores, labels = drawn()
-    guessing = math.log(4)
-    assert calibrated_losses(-scores, labels)[0].mean() == pytest.approx(guessing, abs=0.03)
+    guessing, cost = math.log(4), math.log(64) ** 2 / 8
+    assert guessing < calibrated_losses(-20 * scores, labels)[0].mean() < guessing + 0.3 + cost / 60
     assert calibrated_losses(np.zeros_like(scores), labels)[0] == pytest.approx(np.full(60, guessing))
+
+
+def test_the_best_of_many_that_are_noise_is_hardly_better_than_guessing():
+    generator = np.random.default_rng(3)
+    labels = generator.integers(2, size=32)
+    found = [calibrated_losses(generator.normal(size=(32, 2)) * 20, labels)[0].mean() for _ in range(8)]
+    plain = [measured(generator.normal(size=(32, 2)) * 20, labels).loss for _ in range(8)]
+    assert math.log(2) - 0.02 < min(found) < max(found) < min(plain)
 
 
 def test_a_step_whose_scores_only_got_larger_is_no_worse():
     scores, labels = drawn()
     early, late = (measured(scores * scale, labels) for scale in (2.0, 10.0))
     assert late.loss > 2 * early.loss
-    assert late.calibrated_loss == pytest.approx(early.calibrated_loss, abs=1e-3)
+    assert early.calibrated_loss < late.calibrated_loss < early.calibrated_loss + 0.02
     assert late.accuracy == early.accuracy
 
 
