@@ -24,7 +24,8 @@ class QuickSoRA(SoRA):
 
 def test_a_sora_is_trained_stored_and_pruned(tmp_path, monkeypatch):
     backbone, task, records = tiny.tiny_backbone("bert"), toy_target(), Records(tmp_path / "zoo")
-    settings = BuildSettings(methods=("sora",), tune=TuneSettings(steps=12, batch_size=8, eval_every=12, learning_rate=2e-2))
+    quick = TuneSettings(steps=12, batch_size=8, eval_every=12, learning_rate=2e-2)
+    settings = BuildSettings(methods=("sora",), tune=quick)
     # A build takes a method's defaults, whose xi closes few gates in twelve steps.
     monkeypatch.setitem(METHODS._targets, "sora", f"{__name__}:QuickSoRA")
     record = train_source(backbone, task, "sora", settings, records)
