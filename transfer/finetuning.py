@@ -22,6 +22,7 @@ from transfer.keeping.choosing import check_keep
 from transfer.keeping.starts import Point, check_share, mixing_sources
 from transfer.keeping.work import OtherStart, Work
 from transfer.tasks import Task
+from transfer.training.measuring import measure
 from transfer.training.schedules import XiSchedule
 from transfer.training.settings import TuneSettings
 from transfer.training.sparsifying import Sparsified, sparsify
@@ -204,8 +205,18 @@ def finetune(
         result = Delta(at, dict(tuned.tensors), at.settings(backbone.model))
         kept = {"name": keep, "chosen": f"stage {number + 1}", "folds": None, "steps": tuned.steps}
     after = evaluate(task, backbone, result, split)
-    module = _as_module(task, backbone, result, tuned, after, named, shared, add_to, kept)
+    factor = _factor(task, backbone, result) if folds is None else None
+    module = _as_module(task, backbone, result, tuned, after, named, shared, add_to, kept, factor)
     return Finetuned(task, result, tuned, before, after, named, module, sparsified, kept)
+
+
+def _factor(task: Task, backbone: Backbone, delta: Delta) -> float | None:
+    """What `predict` multiplies the scores by; None where no dev examples with choices say."""
+    dev = backbone.encode(task.dev, task.fields)
+    if not dev or all(len(row.choices) < 2 for row in dev):
+        return None
+    with backbone.use(delta):
+        return measure(backbone, dev).factor
 
 
 def _held(start: Any) -> Any:
@@ -290,6 +301,7 @@ def _as_module(
     shared: Mapping[str, Tensor] | None,
     add_to: Any,
     kept: Mapping[str, Any],
+    factor: float | None,
 ) -> Module:
     """The result with its card; added to a zoo with its signature when there is one to add to."""
     from transfer.similarity.signatures import module_signature, task_signature
@@ -314,6 +326,8 @@ def _as_module(
             metrics["dev"] = {"calibrated": candidates[kept["chosen"]]}
     elif best is not None:
         metrics["dev"] = {name: value for name, value in best.items() if name != "step"}
+    if factor is not None:
+        metrics.setdefault("dev", {})["factor"] = factor
     card = Card(
         task=task.name,
         category=task.category,

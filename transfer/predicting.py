@@ -14,7 +14,11 @@ from transfer.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer: its text, and for rows with choices its position and the probability of each choice."""
+    """One answer: its text, and for rows with choices its position and the probability of each choice.
+
+    Few examples make a delta surer than it should be. Where `finetune` had dev examples, it left on the card a factor
+    of the scores that makes the probabilities as sure as dev says; the answers are the same.
+    """
 
     answer: str
     label: int | None = None
@@ -70,7 +74,15 @@ def predict(
     if resolved is None:
         return _answers(rows, backbone, fields, any(with_choices))
     with backbone.use(resolved):
-        return _answers(rows, backbone, fields, any(with_choices))
+        return _answers(rows, backbone, fields, any(with_choices), factors=[factor_of(delta)] * len(rows))
+
+
+def factor_of(delta: Any) -> float:
+    """Of the scores, from the card that is at hand; 1 where none is, or where it says nothing of use."""
+    card = getattr(delta, "card", None) or getattr(getattr(delta, "module", None), "card", None)
+    dev = card.metrics.get("dev") if card is not None else None
+    found = dev.get("factor") if isinstance(dev, Mapping) else None
+    return found if isinstance(found, float) and 0 < found <= 1 else 1.0
 
 
 def _mixed(
@@ -80,7 +92,8 @@ def _mixed(
     unique = {id(delta): delta for delta in deltas if delta is not None}
     order = {key: number for number, key in enumerate(unique)}
     with backbone.serve(list(unique.values())):
-        return _answers(rows, backbone, fields, choose, [order.get(id(delta), -1) for delta in deltas])
+        numbers = [order.get(id(delta), -1) for delta in deltas]
+        return _answers(rows, backbone, fields, choose, numbers, [factor_of(delta) for delta in deltas])
 
 
 def _answers(
@@ -89,13 +102,15 @@ def _answers(
     fields: Sequence[str],
     choose: bool,
     modules: Sequence[int] | None = None,
+    factors: Sequence[float] | None = None,
 ) -> list[Prediction]:
     if not rows:
         return []
     if not choose:
         return [Prediction(text) for text in backbone.generate(rows, fields, modules=modules)]
     bare = [{"input": row["input"], "choices": row["choices"]} for row in rows]
-    shares = torch.softmax(backbone.outputs(bare, fields, modules)[0], dim=1)
+    scores = backbone.outputs(bare, fields, modules)[0]
+    shares = torch.softmax(scores if factors is None else scores * torch.tensor(factors)[:, None], dim=1)
     predictions = []
     for row, share in zip(bare, shares, strict=True):
         label = int(share.argmax())

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transfer.backbones.backbone import Backbone
 from transfer.deltas.delta import Delta
 from transfer.errors import UnknownNameError
-from zoo import FingerprintError, Module, PathError, UnknownModuleError
+from zoo import Card, FingerprintError, Module, PathError, UnknownModuleError
 
 
 def as_delta(thing: Any, backbone: Backbone) -> Delta | None:
@@ -35,6 +35,7 @@ class Start:
     start: str | None = None  # the shared start behind it, as it is called in a zoo
     start_sha256: str | None = None  # of its tensors, where it is known
     sources: tuple[str, ...] | None = None  # ids of the modules that an initialization scored
+    card: Card | None = field(default=None, repr=False)
 
     def check_fits(self, fingerprint: str, backbone_name: str, force: bool = False) -> None:
         """Refuse a backbone that it was not made for.
@@ -88,4 +89,12 @@ def load_start(name: str, zoo: Any) -> Start:
 
 def _from_module(module: Module, name: str) -> Start:
     card = module.card
-    return Start(Delta.from_module(module), name, card.fingerprint, card.backbone, card.data.get("choices"), card.start)
+    return Start(
+        Delta.from_module(module),
+        name,
+        card.fingerprint,
+        card.backbone,
+        card.data.get("choices"),
+        card.start,
+        card=card,
+    )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import small
 import torch
 
 from transfer.deltas import LoRA
 from transfer.deltas.delta import Delta
 from transfer.errors import BackboneError, ConfigError, DataError, DeltaError
-from transfer.predicting import Prediction, predict
+from transfer.finetuning import finetune
+from transfer.predicting import Prediction, factor_of, predict
+from transfer.training import measure
+from zoo import Module
 
 ROWS = [
     {"input": "text: a warm film", "choices": ["negative", "positive"]},
@@ -43,6 +47,37 @@ def test_the_delta_decides_and_is_taken_off_again(small_zoo):
         assert predict(ROWS, backbone) == ours  # None is what is attached now
     finally:
         backbone.detach()
+
+
+def test_probabilities_are_as_sure_as_dev_said(small_zoo):
+    backbone, zoo = small_zoo()
+    task = small.toy_target()
+    found = finetune(task, backbone, zoo=zoo, steps=30, batch_size=8, learning_rate=3e-2, keep="last")
+    with backbone.use(found):
+        dev = measure(backbone, backbone.encode(task.dev, task.fields))
+    factor = found.module.card.metrics["dev"]["factor"]
+    assert factor == pytest.approx(dev.factor)
+    assert factor < 1
+    rows = list(task.test)
+    with backbone.use(found):
+        scores = backbone.choice_logits(rows)
+    wanted = torch.softmax(factor * scores, dim=1)
+    for given in (found, found.module):
+        answers = predict(rows, backbone, given)
+        assert torch.allclose(torch.tensor([answer.probabilities for answer in answers]), wanted, atol=1e-5)
+        assert [answer.label for answer in answers] == scores.argmax(dim=1).tolist()
+    mixed = predict(rows, backbone, deltas=[found.module, None] * (len(rows) // 2))
+    assert torch.allclose(torch.tensor([answer.probabilities for answer in mixed[::2]]), wanted[::2], atol=1e-5)
+    bare = predict(rows[1::2], backbone)
+    assert [answer.label for answer in mixed[1::2]] == [answer.label for answer in bare]
+
+
+@pytest.mark.parametrize("said", [0.0, -1.0, 7.0])
+def test_a_factor_that_makes_no_sense_is_not_taken(said, small_zoo):
+    _, zoo = small_zoo()
+    module = next(iter(zoo))
+    odd = Module.new(module.card.changed(metrics={"dev": {"factor": said}}), module.tensors(), module.signature)
+    assert factor_of(odd) == factor_of(module) == factor_of(None) == 1.0
 
 
 def test_rows_without_choices_get_generated_text(small_zoo):

@@ -38,11 +38,20 @@ class Measured:
         return float(self.losses.mean())
 
     @cached_property
+    def _calibrated(self) -> tuple[np.ndarray, float]:
+        if self.n_choices < 2 or not len(self.losses) or not np.isfinite(self.losses).all():
+            return self.losses, 1.0
+        return calibrated_losses(self.scores, self.labels)
+
+    @property
     def calibrated_losses(self) -> np.ndarray:
         """What choices on dev are made by (n,): see `calibrating`; the losses where there is nothing to choose."""
-        if self.n_choices < 2 or not len(self.losses) or not np.isfinite(self.losses).all():
-            return self.losses
-        return calibrated_losses(self.scores, self.labels)[0]
+        return self._calibrated[0]
+
+    @property
+    def factor(self) -> float:
+        """Of the scores, for probabilities that are as sure as they should be; at most 1."""
+        return self._calibrated[1]
 
     @property
     def calibrated_loss(self) -> float:

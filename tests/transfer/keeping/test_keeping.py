@@ -79,7 +79,8 @@ def test_what_is_handed_over_has_the_loss_that_is_recorded(keep, small_zoo):
         losses = about["candidates"]
         assert losses[about["chosen"]] == min(losses.values())
         assert calibrated(task, backbone, found) == pytest.approx(losses[about["chosen"]], abs=1e-5)
-        assert found.module.card.metrics["dev"] == {"calibrated": losses[about["chosen"]]}
+        assert found.module.card.metrics["dev"]["calibrated"] == losses[about["chosen"]]
+        assert 0 < found.module.card.metrics["dev"]["factor"] <= 1
         if "step 0" in losses and start is not None:
             assert losses["step 0"] == pytest.approx(calibrated(task, backbone, start), abs=1e-5)
         assert found.module.card.steps == about["steps"] >= 4
