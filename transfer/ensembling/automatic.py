@@ -41,7 +41,7 @@ CANDIDATES: dict[str, Recipe] = {
     "embedding": Recipe("embedding:cosine"),
     "neighbours": Recipe("neighbours:votes"),
     "parameters": Recipe("parameters:cosine"),
-    "prediction": Recipe("prediction:loss"),
+    "prediction": Recipe("prediction:calibrated"),
     "learned": Recipe(how="learned"),
 }
 

@@ -16,6 +16,7 @@ ESTIMATORS = Registry(
         "parameters:cosine": "transfer.similarity.parameters:ParameterCosine",
         "parameters:euclidean": "transfer.similarity.parameters:ParameterDrift",
         "prediction:loss": "transfer.similarity.prediction:PredictionLoss",
+        "prediction:calibrated": "transfer.similarity.prediction:CalibratedLoss",
         "prediction:el2n": "transfer.similarity.prediction:ErrorNorm",
         "prediction:label-cosine": "transfer.similarity.prediction:LabelCosine",
         "prediction:kl": "transfer.similarity.prediction:Divergence",
@@ -29,7 +30,7 @@ ESTIMATORS = Registry(
         "embedding": "embedding:cosine",
         "gradient": "gradient:first-order",
         "parameters": "parameters:cosine",
-        "prediction": "prediction:loss",
+        "prediction": "prediction:calibrated",
         "neighbours": "neighbours:votes",
     },
 )

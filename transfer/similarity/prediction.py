@@ -19,6 +19,7 @@ from transfer.similarity.estimator import Estimator
 from transfer.similarity.switching import over_modules
 from transfer.similarity.target import SCRATCH_STEPS, SHORT_STEPS, Target
 from transfer.training import measure
+from transfer.training.calibrating import calibrated_losses
 from zoo import Module
 
 
@@ -50,6 +51,22 @@ class OfProbabilities(Estimator):
     @abstractmethod
     def compare(self, logits: Tensor, right: Tensor) -> Tensor:
         """Similarity on each example (n,) from logits (n, choices), -inf for absent ones, and right choices (n,)."""
+
+
+class CalibratedLoss(Estimator):
+    """Minus the mean calibrated loss: the cross-entropy over the choices after one factor, at most 1, on all scores.
+
+    A module that was trained long is sure of itself, on a task of its own kind as well, and the loss of the few answers
+    that it gets wrong hides that it gets most of them right. Where there is nothing to choose it is the loss.
+    """
+
+    name = "prediction:calibrated"
+
+    def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
+        if not _has_choices(target):
+            return PredictionLoss().values(target, modules)
+        right = np.array([row.label for row in target.sample])
+        return np.array([-calibrated_losses(logits.numpy(), right)[0].mean() for logits, _ in target.outputs(modules)])
 
 
 class ErrorNorm(OfProbabilities):
@@ -115,8 +132,12 @@ class ShortTunePerformance(Estimator):
         return np.array(over_modules(target.backbone, modules, performance, tuned))
 
 
+def _has_choices(target: Target) -> bool:
+    return any(len(row.choices) > 1 for row in target.sample)
+
+
 def _check_choices(target: Target, name: str) -> None:
-    if all(len(row.choices) < 2 for row in target.sample):
+    if not _has_choices(target):
         raise ConfigError(
             f"{name} compares the probabilities of choices, and task {target.task.name!r} has none to choose from",
             hint="--estimator prediction:loss, which any task has",

@@ -14,7 +14,14 @@ from datasets import Dataset
 from transfer.deltas import METHODS, LoRA
 from transfer.errors import ConfigError
 from transfer.similarity import ESTIMATORS, Target
-from transfer.similarity.prediction import Divergence, ErrorNorm, LabelCosine, PredictionLoss, ShortTunePerformance
+from transfer.similarity.prediction import (
+    CalibratedLoss,
+    Divergence,
+    ErrorNorm,
+    LabelCosine,
+    PredictionLoss,
+    ShortTunePerformance,
+)
 from transfer.training import TuneSettings, measure, tune
 
 LOGITS = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])  # probabilities (3/4, 1/4) and (1/2, 1/2)
@@ -158,5 +165,23 @@ def test_a_generation_task_has_no_choices_to_compare(name, world, toys):
     target = Target.for_modules(task, backbone, modules)
     with pytest.raises(ConfigError, match="has none to choose from"):
         ESTIMATORS.get(name)().score(target, modules)
-    assert np.isfinite(PredictionLoss().score(target, modules)).all()
+    losses = PredictionLoss().score(target, modules)
+    assert np.isfinite(losses).all()
+    assert (CalibratedLoss().score(target, modules) == losses).all()
     assert np.isfinite(ESTIMATORS.get("gradient")().score(target, modules)).all()
+
+
+def test_a_sure_module_that_is_mostly_right_comes_before_one_that_says_nothing(world, toys, monkeypatch):
+    backbone, _, modules = world()
+    target = toys.target(backbone, modules)
+    right = torch.tensor([row.label for row in target.sample])
+    sign = torch.where(torch.arange(len(right)) % 4 == 0, -1.0, 1.0)  # three of four are right
+    sure = 10 * sign[:, None] * torch.nn.functional.one_hot(right, 2)
+    nothing = torch.zeros(len(right), 2)
+    losses = [torch.nn.functional.cross_entropy(scores, right, reduction="none") for scores in (sure, nothing)]
+    monkeypatch.setattr(target, "losses", lambda _: losses)
+    monkeypatch.setattr(target, "outputs", lambda _: list(zip((sure, nothing), losses, strict=True)))
+    assert np.argmax(PredictionLoss().values(target, modules[:2])) == 1
+    found = CalibratedLoss().values(target, modules[:2])
+    assert np.argmax(found) == 0
+    assert found[1] == pytest.approx(-np.log(2))

@@ -1,7 +1,8 @@
 """On the starter zoo: the samples' relatives, modules of the same category, are found among the closest three.
 
-Not so by prediction:loss, and so it is not asked here: as they stand, modules are judged by how sure they are, and a
-sentiment module that is sure of itself on the sample's harder sentences loses more than one that knows nothing of them.
+Not so by the prediction family, and so it is not asked here: it goes by what modules answer as they stand. By loss a
+sentiment module that is sure of itself on the sample's harder sentences loses more than one that knows nothing of them;
+calibrated, modules for offensive language answer these sentences as well as some for sentiment do.
 """
 
 from __future__ import annotations
