@@ -56,10 +56,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Sparsified:
-    """All stages in order, the first with all gates; `keep_first` says which of its steps it kept."""
+    """All stages in order, the first with all gates."""
 
     stages: tuple[Stage, ...]
-    keep_first: str = "best"
 
     def sparsest(self, tolerance: float = 0.0) -> int:
         """Number of the stage with the fewest parameters whose dev accuracy is not below the first stage's.
@@ -86,8 +85,8 @@ class Sparsified:
             history += [{**row, "step": row["step"] + steps} for row in rows]
             steps += stage.tuned.steps
         last = self.stages[number].tuned
-        # A first stage may be kept at an earlier step than its last.
-        best = last.best_step if number == 0 and self.keep_first == "best" else steps
+        # The first stage may be kept at an earlier step than its last.
+        best = steps if number else last.best_step
         seconds = sum(stage.tuned.seconds for stage in self.stages)
         return replace(last, history=history, best_step=best, steps=steps, seconds=seconds)
 
@@ -102,15 +101,14 @@ def sparsify(
     dev: Sequence[Encoded],
     settings: TuneSettings | None = None,
     remembered: Sequence[Encoded] | None = None,
-    keep_first: str = "best",
     folder: Path | None = None,
     description: str = "tuning",
 ) -> Sparsified:
     """Train at xi = 0, then at every further xi of the schedule, each time from where the last ended.
 
-    The first stage keeps its best step on dev, or its last; the others keep their last, since an earlier
-    step of theirs is less sparse. Each stage has a learning rate that begins anew: in the authors' code the one of the
-    first stage has run out by then, and only the threshold still acts.
+    The first stage keeps its best step on dev, the others their last, since an earlier step of theirs is less sparse.
+    Each stage has a learning rate that begins anew: in the authors' code the one of the first stage has run out by
+    then, and only the threshold still acts.
 
     Args:
         backbone: Left as it was found.
@@ -119,7 +117,6 @@ def sparsify(
         schedule: Values of xi, and steps of the stages after the first.
         settings: Of the first stage; patience is for that one only.
         remembered: Examples of train that memorisation is measured on; None is all of them.
-        keep_first: "best" or "last": the step that the first stage keeps.
         folder: For checkpoints, one folder each; a killed run goes on where it was, as `tune` does.
         description: Of the progress bar.
     Raises:
@@ -143,7 +140,7 @@ def sparsify(
             tensors=tensors,
             settings=later if stages else settings,
             dev=dev,
-            keep="last" if stages else keep_first,
+            keep="last" if stages else "best",
             folder=None if folder is None else folder / f"stage-{number:02d}",
             description=f"{description}, xi {xi:g}",
         )
@@ -151,7 +148,7 @@ def sparsify(
         with backbone.use(at, tensors):
             on_train, on_dev = measure(backbone, rows), measure(backbone, dev)
         stages.append(_stage(xi, tuned, ranks_of(Delta(at, dict(tensors))), on_train, on_dev, stages))
-    return Sparsified(tuple(stages), keep_first)
+    return Sparsified(tuple(stages))
 
 
 def _stage(
