@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
@@ -30,7 +30,7 @@ from transfer.backbones import Backbone, load_backbone
 from transfer.deltas import Delta
 from transfer.paths import cache_folder
 from transfer.tasks import load_task
-from transfer.training.calibrating import calibrated_losses
+from transfer.training.measuring import Measured
 
 HERE = Path(__file__).parent
 KEY = ("target", "start", "examples", "seed", "steps")
@@ -49,30 +49,21 @@ class Candidate:
     scores: np.ndarray
     labels: np.ndarray
 
-    def on(self, rows: np.ndarray) -> Seen:
+    def on(self, rows: np.ndarray) -> Measured:
         """What some of the examples say."""
         scores, labels = self.scores[rows], self.labels[rows]
-        losses = -np.take_along_axis(log_softmax(scores.astype(np.float64), axis=1), labels[:, None], axis=1)
-        calibrated, _ = calibrated_losses(scores, labels)
-        right = scores.argmax(axis=1) == labels
-        return Seen(self.step, float(losses.mean()), float(calibrated.mean()), float(right.mean()))
+        losses = -np.take_along_axis(log_softmax(scores.astype(np.float64), axis=1), labels[:, None], axis=1)[:, 0]
+        return Measured(losses=losses, predicted=scores.argmax(axis=1), labels=labels, scores=scores)
 
 
-class Seen(NamedTuple):
-    """What a rule goes by."""
-
-    step: int
-    loss: float
-    calibrated: float
-    accuracy: float
-
-
-RULES: dict[str, Callable[[Seen], tuple[float, ...]]] = {  # the lowest is taken
-    "loss": lambda seen: (seen.loss,),
-    "calibrated loss": lambda seen: (seen.calibrated,),
-    "accuracy, then loss": lambda seen: (-seen.accuracy, seen.loss),
-    "accuracy, then calibrated loss": lambda seen: (-seen.accuracy, seen.calibrated),
-    "last step, rate by calibrated loss": lambda seen: (float(seen.step != LOOKS[-1]), seen.calibrated),
+RULES: dict[
+    str, Callable[[int, Measured], tuple[float, ...]]
+] = {  # of a step and its dev examples; the lowest is taken
+    "loss": lambda _, seen: (seen.loss,),
+    "calibrated loss": lambda _, seen: (seen.calibrated_loss,),
+    "accuracy, then loss": lambda _, seen: (-seen.accuracy, seen.loss),
+    "accuracy, then calibrated loss": lambda _, seen: (-seen.accuracy, seen.calibrated_loss),
+    "last step, rate by calibrated loss": lambda step, seen: (float(step != LOOKS[-1]), seen.calibrated_loss),
 }
 
 
@@ -83,9 +74,9 @@ def accuracies(candidates: Sequence[Candidate], few: int = 64, draws: int = DRAW
     for _ in range(draws):
         order = generator.permutation(len(candidates[0].labels))
         seen = [candidate.on(order[:few]) for candidate in candidates]
-        rest = [float((c.scores.argmax(axis=1) == c.labels)[order[few:]].mean()) for c in candidates]
+        rest = [candidate.on(order[few:]).accuracy for candidate in candidates]
         for name, rule in RULES.items():
-            found[name].append(rest[min(range(len(seen)), key=lambda place: rule(seen[place]))])
+            found[name].append(rest[min(range(len(seen)), key=lambda place: rule(candidates[place].step, seen[place]))])
         found["best there is"].append(max(rest))
     return {name: float(np.mean(values)) for name, values in found.items()}
 

@@ -19,8 +19,8 @@ def scores(right, size):
 
 def test_a_late_step_with_large_scores_loses_by_loss_and_wins_by_the_others():
     early, late = Candidate(10, scores(24, 0.5), LABELS), Candidate(LOOKS[-1], scores(36, 9.0), LABELS)
-    seen = [one.on(np.arange(40)) for one in (early, late)]
-    chosen = {name: min(seen, key=rule).step for name, rule in RULES.items()}
+    seen = {one.step: one.on(np.arange(40)) for one in (early, late)}
+    chosen = {name: min(seen, key=lambda step: rule(step, seen[step])) for name, rule in RULES.items()}
     assert chosen.pop("loss") == 10
     assert set(chosen.values()) == {LOOKS[-1]}
 
