@@ -184,14 +184,7 @@ TABLES: dict[str, Callable[[], str]] = {
         f"{benchmark}_{what}_{method}_{examples}": partial(table, benchmark, method, examples)
         for what, table in (("starts", of_starts), ("keeping", of_keeping), ("targets", of_targets))
         for benchmark in ("ensembling", "strategies")
-        for method, examples in (
-            ("lora", 16),
-            ("lora", 32),
-            ("lora", 64),
-            ("lora", 256),
-            ("adapter", 64),
-            ("prefix", 64),
-        )
+        for method, examples in GROUPS
     },
     "strategies": of_strategies,
     "speed": of_speed,
