@@ -24,7 +24,7 @@ def finetune(
         str | None, typer.Option("--start", "-s", help="What `transfer init` wrote, or a module id; else from scratch.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option("--method", "-m", help="lora, sora, adapter or prefix; with --start its own.")
+        str | None, typer.Option("--method", "-m", help=f"One of {options.METHOD_NAMES}; with --start its own.")
     ] = None,
     steps: Annotated[int, typer.Option("--steps", help="Training steps.")] = 60,
     learning_rate: Annotated[

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from transfer.deltas import METHODS
+
 if TYPE_CHECKING:
     from transfer.backbones import Backbone
     from transfer.tasks import Task
     from zoo import Zoo, ZooView
 
 Target = Annotated[str, typer.Option("--target", "-t", help="Task: a name (boolq) or a path (reviews.csv).")]
-MethodName = Annotated[str, typer.Option("--method", "-m", help="lora, adapter or prefix.")]
+METHOD_NAMES = ", ".join(METHODS.names())
+MethodName = Annotated[str, typer.Option("--method", "-m", help=f"One of {METHOD_NAMES}.")]
 BackboneName = Annotated[str, typer.Option("--backbone", "-b", help="embedded, a folder or a Hub id.")]
 Kind = Annotated[str, typer.Option("--kind", help="auto, encoder, seq2seq or causal.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]

@@ -137,6 +137,7 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str)
         ("step", "dev loss", "calibrated", "dev accuracy"),
         [(int(row["step"]), row["loss"], row["calibrated"], row.get("accuracy")) for row in tuned.history],
     )
+    output.say("calibrated: dev loss after one factor on all scores; it chooses the step")
     chosen = f"step {tuned.best_step}" if result.kept["name"] in ("best", "last") else result.kept["chosen"]
     by = f" by {result.kept['folds']}-fold cross-validation" if result.kept["folds"] else ""
     output.say(f"kept {chosen} of {tuned.steps} steps{by}, {tuned.seconds:.0f} s")

@@ -126,7 +126,7 @@ def add(
 def build(
     tasks: Annotated[Path, typer.Option("--tasks", help="Folder with a task folder each.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The zoo; what is finished in it is not done again.")],
-    methods: Annotated[str, typer.Option("--methods", help="Of lora, adapter, prefix.")] = "lora,adapter,prefix",
+    methods: Annotated[str, typer.Option("--methods", help=f"Of {options.METHOD_NAMES}.")] = "lora,adapter,prefix",
     only: Annotated[str | None, typer.Option("--only", help="Only these tasks: a,b.")] = None,
     most_tasks: Annotated[int | None, typer.Option("--most-tasks", help="Tasks kept, the clearest.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Training steps a module.")] = None,

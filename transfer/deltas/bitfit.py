@@ -47,7 +47,7 @@ class BitFit(DeltaMethod):
     """
 
     method: ClassVar[str] = "bitfit"
-    learning_rate: ClassVar[float] = 1e-2
+    learning_rate: ClassVar[float] = 3e-3
     prefix: ClassVar[str] = "bitfit_"
     by_output: ClassVar[tuple[str, ...]] = ("bitfit_bias",)
 

@@ -259,7 +259,11 @@ def test_the_default_wait_is_under_five_seconds():
 
 
 def test_a_name_server_that_hangs_is_noticed_in_time(monkeypatch):
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5))
+    def hang(*_, **__):
+        time.sleep(5)
+        raise socket.gaierror("no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
     start = time.monotonic()
     assert "no answer" in reach.why_unreachable("http://nowhere.invalid", wait=0.3)
     assert time.monotonic() - start < 2
