@@ -129,10 +129,14 @@ class Carrier(nn.Module):
         """
         if modules is None:
             return contextlib.nullcontext()
-        mixed = [attached for attached in self._deltas() if isinstance(attached, Mixed)]
-        if not mixed:
+        if not self.serving:
             raise BackboneError("rows name modules, but none are served", hint="with backbone.serve(modules) as server")
-        return mixed[-1].rows(modules)
+        return self.serving[-1].rows(modules)
+
+    @property
+    def serving(self) -> list[Mixed]:
+        """What is attached whose rows are read by modules of their own."""
+        return [attached for attached in self._deltas() if isinstance(attached, Mixed)]
 
     @contextlib.contextmanager
     def bare(self) -> Iterator[None]:

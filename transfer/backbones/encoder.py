@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from transfer.backbones.backbone import Backbone, Example
 from transfer.backbones.encoding import Encoded, encode_texts, label_of, pad, with_modules
+from transfer.backbones.ragged import groups
 from transfer.errors import DataError
 
 TEMPERATURE = 0.05  # of the cosine; that of SimCSE and most sentence encoders
@@ -78,13 +79,25 @@ class EncoderBackbone(Backbone):
         return {"loss": losses.mean(), "losses": losses, "logits": logits}
 
     def _pooled(self, batch: Any) -> Tensor:
+        """Mean states (rows, width). On a CPU rows of unequal lengths are read in groups, with less padding."""
         mask = batch["attention_mask"]
-        with self.routed(batch.get("modules")):
-            states = self.model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
-        return mean_pool(states, mask)
+        parts = groups(mask.sum(dim=1).tolist()) if mask.device.type == "cpu" and not self.serving else []
+        if len(parts) < 2:
+            with self.routed(batch.get("modules")):
+                return self._pooled_at_once(batch["input_ids"], mask)
+        rows = [torch.from_numpy(part) for part in parts]
+        pooled = []
+        for part in rows:
+            width = int(mask[part[0]].sum())  # the longest comes first; `pad` puts padding to the right
+            pooled.append(self._pooled_at_once(batch["input_ids"][part, :width], mask[part, :width]))
+        return torch.cat(pooled)[torch.argsort(torch.cat(rows))]
+
+    def _pooled_at_once(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return mean_pool(self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
 
     def pooled_states(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """See `Backbone.pooled_states`."""
         ids, mask = pad(rows, self.tokenizer.pad_token_id)
         with self.autocast():
-            return self._pooled(self.to_device({"input_ids": ids, "attention_mask": mask}))
+            read = self.to_device({"input_ids": ids, "attention_mask": mask})
+            return self._pooled_at_once(read["input_ids"], read["attention_mask"])
