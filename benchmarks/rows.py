@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import resource
@@ -18,8 +19,18 @@ class Rows:
     def __init__(self, path: Path, key: Iterable[str]) -> None:
         self.path = path
         self.key = tuple(key)
+        self._mend()
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
+        self._environment = environment()
+
+    def _mend(self) -> None:
+        """Cut off a last line that a kill left unfinished; it has no end."""
+        if self.path.is_file():
+            text = self.path.read_bytes()
+            if text and not text.endswith(b"\n"):
+                with self.path.open("r+b") as file:
+                    file.truncate(text.rfind(b"\n") + 1)
 
     def done(self, **run: Any) -> dict[str, Any] | None:
         """The row of that run, or None."""
@@ -34,7 +45,7 @@ class Rows:
 
     def add(self, **row: Any) -> dict[str, Any]:
         """Write a row, with where and with what it was run."""
-        row |= environment()
+        row |= self._environment | {"peak_memory_mib": peak_memory()}
         self.rows.append(row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
@@ -42,8 +53,16 @@ class Rows:
         return row
 
 
+def peak_memory() -> int:
+    """The most that this process, or one it ran, has ever had in memory, in MiB."""
+    return max(resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+@functools.cache
 def environment() -> dict[str, Any]:
-    """Commit, versions, processor and peak memory (of this process or of one it ran): what a later check needs."""
+    """Commit, versions and processor: what a later check needs. Read once, before anything is run."""
+    import torch
+
     root = Path(__file__).resolve().parent.parent
 
     def git(*words: str) -> str:
@@ -53,10 +72,7 @@ def environment() -> dict[str, Any]:
 
     return {
         "commit": git("rev-parse", "--short", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", "transfer", "zoo")),
-        "device": f"cpu, {platform.machine()}",
-        "peak_memory_mib": max(
-            resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        ),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "zoo/starter")),
+        "device": f"{'cuda' if torch.cuda.is_available() else 'cpu'}, {platform.machine()}",
         "versions": {name: version(name) for name in ("torch", "transformers", "transfer-zoo")},
     }

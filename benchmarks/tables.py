@@ -35,6 +35,7 @@ from benchmarks.strategies.rates import KEY
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/results.md")
+EXPERIMENTS = {"ensembling": "development.json", "strategies": "report.json"}
 MARK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 
 
@@ -161,6 +162,17 @@ def of_starts(benchmark: str, method: str, examples: int) -> str:
     return f"{table}\n\n![gains over scratch](../{picture})" if (ROOT / picture).is_file() else table
 
 
+def of_starts_above(benchmark: str, method: str, examples: int) -> str:
+    """The same, without the targets where scratch is no better than the majority label."""
+    rows = starts.without_hopeless(_start_rows(benchmark, method, examples))
+    return markdown(starts.HEAD, starts.table_rows(rows))
+
+
+def of_step0(benchmark: str, method: str, examples: int) -> str:
+    """Every start as it is."""
+    return markdown(starts.STEP0_HEAD, starts.step0_rows(_start_rows(benchmark, method, examples)))
+
+
 def of_keeping(benchmark: str, method: str, examples: int) -> str:
     """Every way of keeping the head start, with its control."""
     return markdown(starts.KEEP_HEAD, starts.keep_rows(_start_rows(benchmark, method, examples)))
@@ -174,16 +186,23 @@ def of_targets(benchmark: str, method: str, examples: int) -> str:
 
 
 def _start_rows(benchmark: str, method: str, examples: int) -> list[dict[str, Any]]:
-    rows = Rows(ROOT / "benchmarks" / benchmark / "results.jsonl", rates.KEY).rows
-    return starts.runs(rows, method, examples)
+    folder = ROOT / "benchmarks" / benchmark
+    rows = Rows(folder / "results.jsonl", rates.KEY).rows
+    return starts.runs(Experiment.read(folder / EXPERIMENTS[benchmark]).own(rows), method, examples)
 
 
 GROUPS = (*(("lora", examples) for examples in (16, 32, 64, 256)), ("adapter", 64), ("prefix", 64))
 TABLES: dict[str, Callable[[], str]] = {
     **{
         f"{benchmark}_{what}_{method}_{examples}": partial(table, benchmark, method, examples)
-        for what, table in (("starts", of_starts), ("keeping", of_keeping), ("targets", of_targets))
-        for benchmark in ("ensembling", "strategies")
+        for what, table in (
+            ("starts", of_starts),
+            ("above", of_starts_above),
+            ("step0", of_step0),
+            ("keeping", of_keeping),
+            ("targets", of_targets),
+        )
+        for benchmark in EXPERIMENTS
         for method, examples in GROUPS
     },
     "strategies": of_strategies,

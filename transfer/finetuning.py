@@ -112,7 +112,7 @@ def finetune(
         backbone: None loads the embedded one.
         start: Where training starts; None is scratch, the start that all modules of the method share.
         method: Only for scratch: a name or a method with settings.
-        examples: Only for a target given by name: labelled examples in all.
+        examples: Only for a target given by name: rows of train, and at most as many of dev.
         steps, learning_rate, batch_size, seed: As in `TuneSettings`.
         eval_every: Steps between measurements on dev; None is a sixth of `steps`.
         patience: Measurements without a better dev loss before stopping; None never stops.

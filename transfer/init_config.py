@@ -31,7 +31,7 @@ class InitConfig:
     merge: str = AUTO  # a rule; auto is linear for modules with a shared start, else svd for LoRA
     merge_options: Mapping[str, Any] = field(default_factory=dict)  # of the rule: rank, energy, density
     exclude: tuple[str, ...] | None = None  # task names and ids left out; None leaves out the target's own task
-    examples: int | None = 64  # labelled target examples in all, for a target given by name; None takes all
+    examples: int | None = 64  # rows of train, and at most as many of dev, for a target given by name; None takes all
     guard: bool = True
     guard_steps: int = 20
     batch_size: int = 16

@@ -71,7 +71,7 @@ def initialize(
         merge_options: Of the rule, such as {"rank": 16} or {"density": 0.2}.
         exclude: Task names and module ids that are left out; None leaves out the target's own task. A name that the
             zoo does not have is said.
-        examples: Labelled examples in all, for a target given by name; None takes all there are.
+        examples: To train on, and at most as many for dev, for a target given by name; None takes all there are.
         guard: Tune a few steps from the result and from scratch and compare; where it hurts, scratch is handed over.
         guard_steps: Of these tunes.
         batch_size: Examples a step.

@@ -16,6 +16,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from transfer.similarity import Target
 from transfer.similarity.capture import batch_gradients
 from transfer.similarity.switching import over_modules
+from transfer.similarity.transferability import labels_of
 from transfer.tasks import load_task
 from zoo import Module
 
@@ -68,7 +69,7 @@ def h_score(ranking: Ranking) -> np.ndarray:
     from sklearn.covariance import ledoit_wolf
 
     target = ranking.target
-    labels = np.array([row.label for row in target.sample])
+    labels = labels_of(target, "h-score")
 
     def score(attached: object, module: Module) -> float:
         features = target.backbone.embed(target.sample_inputs, target.task.fields).double().numpy()
@@ -117,6 +118,15 @@ def _source_fisher(target: Target, name: str) -> np.ndarray:
 def source_texts(name: str) -> tuple[str, ...]:
     """Training inputs of a source task, at most 256, drawn with seed 0."""
     return tuple(load_task(name, examples=SOURCE_EXAMPLES, seed=0, source="folder").train["input"])
+
+
+def prepare(name: str, ranking: Ranking) -> None:
+    """What a zoo would keep of each source for this ranking, made before its time is taken."""
+    for task in {module.card.task for module in ranking.modules}:
+        if name == "fisher":
+            _source_fisher(ranking.target, task)
+        elif name == "tf-idf":
+            source_texts(task)
 
 
 OTHERS: dict[str, Callable[[Ranking], np.ndarray]] = {

@@ -41,14 +41,26 @@ def ranking_metrics(scores: Sequence[float], accuracy: Sequence[float]) -> dict[
 
 
 def table_rows(
-    scores: list[dict[str, Any]], matrix: list[dict[str, Any]], method: str, examples: int, steps: int
+    scores: list[dict[str, Any]],
+    matrix: list[dict[str, Any]],
+    method: str,
+    examples: int,
+    steps: int,
+    everywhere: bool = False,
 ) -> list[list[str]]:
-    """A line for each estimator, means over targets, best NDCG first."""
+    """A line for each estimator, means over the same targets for all, best NDCG first.
+
+    Args:
+        scores, matrix: Rows.
+        method, examples, steps: Which of them.
+        everywhere: Only estimators that score every target, over all of these; else all estimators, over the targets
+            that all of them score.
+    """
     accuracy: dict[str, dict[str, float]] = {}
     for row in matrix:
         if row["method"] == method and row["steps"] == steps and row["module"] != "scratch":
             accuracy.setdefault(row["target"], {})[row["module"]] = row["accuracy"]
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, dict[str, dict[str, float]]] = {}
     for row in scores:
         there = accuracy.get(row["target"], {})
         if row["method"] != method or row["examples"] != examples or not set(row.get("scores", ())) <= set(there):
@@ -56,15 +68,21 @@ def table_rows(
         if "scores" in row:
             ids = sorted(row["scores"])
             metrics = ranking_metrics([row["scores"][i] for i in ids], [there[i] for i in ids])
-            found.setdefault(row["estimator"], []).append({**metrics, "seconds": row["seconds"]})
+            found.setdefault(row["estimator"], {})[row["target"]] = {**metrics, "seconds": row["seconds"]}
+    every = set().union(*found.values())
+    if everywhere:
+        found = {name: group for name, group in found.items() if set(group) == every}
+    shared = sorted(every.intersection(*found.values()))
+    if not shared:
+        return []
     means = {
-        name: {key: float(np.mean([metrics[key] for metrics in group])) for key in group[0]}
+        name: {key: float(np.mean([group[target][key] for target in shared])) for key in group[shared[0]]}
         for name, group in found.items()
     }
     return [
         [
             name,
-            str(len(found[name])),
+            str(len(shared)),
             f"{mean['NDCG']:.3f}",
             *(f"{mean[f'regret@{k}']:.1f}" for k in (1, 3, 5)),
             f"{mean['Spearman']:.2f}",

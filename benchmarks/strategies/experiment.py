@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -71,6 +73,10 @@ class Experiment(BaseModel):
         """Some targets of it."""
         parts = [part.model_copy(update={"targets": [t for t in part.targets if t in targets]}) for part in self.parts]
         return self.model_copy(update={"parts": parts})
+
+    def own(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows of starts that were tuned as here."""
+        return [row for row in rows if row["tuning"] == str(self.tuning)]
 
     def smoke(self) -> Experiment:
         """A minute of it: one development target, one seed, few steps, the first starts and ways of keeping."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ Pairs = Mapping[str, Sequence[tuple[float, float]]]  # target -> (ours, base) of
 class Gain:
     """Means over targets of the means over seeds; `relative` is (mean - base) / base.
 
-    `low` and `high` hold 95% of the relative gains of resampled targets and, within each, seeds.
+    `low` and `high` hold 95% of the relative gains of resampled targets and, within each, seeds; of one run there is
+    none: NaN.
     """
 
     mean: float
@@ -35,8 +37,9 @@ class Gain:
         return self.wins + self.ties + self.losses
 
     def shown(self) -> str:
-        """Percent, with the interval."""
-        return f"{100 * self.relative:+.1f}% ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+        """Percent, with the interval where there is one."""
+        shown = f"{100 * self.relative:+.1f}%"
+        return shown if math.isnan(self.low) else f"{shown} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
 
 
 def gain_of(pairs: Pairs, draws: int = DRAWS, seed: int = 0) -> Gain:
@@ -58,6 +61,8 @@ def gain_of(pairs: Pairs, draws: int = DRAWS, seed: int = 0) -> Gain:
     chosen = generator.integers(len(tables), size=size)
     drawn = seeds[chosen, np.arange(draws)[:, None], np.arange(len(tables))].mean(axis=1)  # (draws, 2)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1] - 1, [0.025, 0.975])
+    if sum(map(len, tables)) == 1:
+        low = high = np.nan
     return Gain(
         mean=float(ours),
         base=float(base),
@@ -70,6 +75,6 @@ def gain_of(pairs: Pairs, draws: int = DRAWS, seed: int = 0) -> Gain:
     )
 
 
-def steps_to_reach(history: Sequence[Mapping[str, float]], loss: float) -> float:
-    """The first step whose calibrated dev loss is no higher than `loss`; infinity if none is."""
-    return next((row["step"] for row in history if row["calibrated"] <= loss), float("inf"))
+def steps_to_reach(history: Sequence[Mapping[str, float]], accuracy: float) -> float:
+    """The first step whose dev accuracy is no lower than `accuracy`; infinity if none is."""
+    return next((row["step"] for row in history if row["accuracy"] >= accuracy), float("inf"))

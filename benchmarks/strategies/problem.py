@@ -120,6 +120,10 @@ class Problem:
         """The start that all modules share."""
         return self.delta(self.target.start)
 
+    def is_scratch(self, delta: Delta) -> bool:
+        """Whether it is that start."""
+        return digest(dict(delta.tensors)) == digest(dict(self.target.start))
+
     def delta(self, tensors: Mapping[str, Tensor]) -> Delta:
         """Tensors of the target's method as a delta."""
         return Delta(self.target.method, dict(tensors), self.target.method.settings(self.backbone.model))

@@ -13,7 +13,12 @@ from benchmarks.strategies.gains import Gain, Pairs, gain_of, steps_to_reach
 
 Row = dict[str, Any]
 SCRATCH = "scratch"
-HEAD = ("start", "targets", "step 0", "step 60", "best step", "gain at 60", "gain at best", "w/t/l", "steps", "seconds")
+UNIFORM = "uniform"
+HEAD = (
+    *("start", "targets", "step 0", "step 60", "best step", "gain at 60", "gain at best", "w/t/l"),
+    *("over uniform", "macro F1", "steps", "seconds"),
+)
+STEP0_HEAD = ("start", "targets", "accuracy", "over untrained", "macro F1")
 KEEP_HEAD = ("way of keeping", "start", "targets", "accuracy", "gain over scratch", "over scratch, same way", "steps")
 TARGET_HEAD = ("target", "majority", "untrained", "scratch")
 PLOTTED = "accuracy_best"
@@ -48,21 +53,31 @@ def pairs(rows: Sequence[Row], ours: tuple[str, str | None], base: tuple[str, st
 
 
 def gain(
-    rows: Sequence[Row], start: str, measure: str, keep: str = "best", base: tuple[str, str] = (SCRATCH, "best")
+    rows: Sequence[Row],
+    start: str,
+    measure: str,
+    keep: str | None = "best",
+    base: tuple[str, str | None] = (SCRATCH, "best"),
 ) -> Gain | None:
-    """Of a start over scratch; None where no run has both."""
+    """Of a start over another, scratch; None where no run has both."""
     found = pairs(rows, (start, keep), base, measure)
     return gain_of(found) if found else None
 
 
 def speedup(rows: Sequence[Row], start: str) -> str:
-    """Median steps until dev is as good as scratch ever gets, as a share of scratch's, and how many runs get there."""
+    """Median steps until dev accuracy is that of scratch at its best step, as a share of scratch's own steps.
+
+    Runs where scratch is never better than at its start say nothing and are left out.
+    """
     scratch = {(row["target"], row["seed"]): row for row in rows if (row["start"], row["keep"]) == (SCRATCH, "best")}
     shares = []
     for row in rows:
         base = scratch.get((row["target"], row["seed"]))
         if (row["start"], row["keep"]) == (start, "best") and base is not None:
-            shares.append(steps_to_reach(row["dev_history"], base["dev_loss"]) / max(base["best_step"], 1))
+            goal = next(found["accuracy"] for found in base["dev_history"] if found["step"] == base["best_step"])
+            own = steps_to_reach(base["dev_history"], goal)
+            if own > 0:
+                shares.append(steps_to_reach(row["dev_history"], goal) / own)
     if not shares:
         return "-"
     middle = float(np.median(shares))
@@ -79,9 +94,30 @@ def table_rows(rows: Sequence[Row]) -> list[list[str]]:
             continue
         here = [row for row in rows if (row["start"], row["keep"]) == (start, "best")]
         seconds = np.mean([row["seconds"] + row["seconds_start"] for row in here])
-        shown = ["-", "-", "-"] if start == SCRATCH else [middle.shown(), best.shown(), _counts(best)]
+        uniform = None if start == UNIFORM else gain(rows, start, PLOTTED, base=(UNIFORM, "best"))
+        f1 = gain(rows, start, "macro_f1_best")
         cells = [f"{found_.mean:.3f}" for found_ in (first, middle, best)]
-        lines.append((best.mean, [start, str(best.targets), *cells, *shown, speedup(rows, start), f"{seconds:.0f}"]))
+        cells += ["-"] * 3 if start == SCRATCH else [middle.shown(), best.shown(), _counts(best)]
+        cells += ["-" if uniform is None else uniform.shown(), "-" if f1 is None else f"{f1.mean:.3f}"]
+        lines.append((best.mean, [start, str(best.targets), *cells, speedup(rows, start), f"{seconds:.0f}"]))
+    return [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
+
+
+def step0_rows(rows: Sequence[Row]) -> list[list[str]]:
+    """A line for each start without any tuning, the best first, on the targets that all of them have."""
+    here = [row for row in rows if row["keep"] in ("best", None)]
+    there: dict[str, set[str]] = {}
+    for row in here:
+        there.setdefault(row["start"], set()).add(row["target"])
+    shared = set.intersection(*there.values()) if there else set()
+    here = [row for row in here if row["target"] in shared]
+    lines = []
+    for start, keep in dict.fromkeys((row["start"], row["keep"]) for row in here):
+        over = gain(here, start, "accuracy_step0", keep, ("untrained", None))
+        f1 = gain(here, start, "macro_f1_step0", keep, ("untrained", None))
+        if over is not None and f1 is not None:
+            shown = "-" if start == "untrained" else over.shown()
+            lines.append((over.mean, [start, str(over.targets), f"{over.mean:.3f}", shown, f"{f1.mean:.3f}"]))
     return [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
 
 
@@ -145,8 +181,12 @@ def _counts(found: Gain) -> str:
 
 
 def errors(rows: Iterable[Row]) -> list[str]:
-    """What could not be run, and why."""
-    return [f"{r['target']} {r['method']} {r['start']} seed {r['seed']}: {r['error']}" for r in rows if "error" in r]
+    """What could not be run, and why; once, and not where a later try succeeded."""
+    found: dict[tuple[str, ...], str | None] = {}
+    for row in rows:
+        named = tuple(str(row[name]) for name in ("target", "method", "start", "keep", "examples", "seed"))
+        found[named] = row.get("error")
+    return [f"{' '.join(named)}: {error}" for named, error in found.items() if error is not None]
 
 
 def report(rows: Sequence[Row], folder: Path) -> None:
@@ -159,6 +199,7 @@ def report(rows: Sequence[Row], folder: Path) -> None:
         print(f"## {method}, {examples} examples\n")
         print(markdown(HEAD, table_rows(here)), "\n")
         print(markdown(HEAD, table_rows(without_hopeless(here))), "\nwithout targets where scratch is below majority\n")
+        print(markdown(STEP0_HEAD, step0_rows(here)), "\n")
         print(markdown(KEEP_HEAD, keep_rows(here)), "\n")
         print(markdown((*TARGET_HEAD, *starts), target_rows(here, starts)), "\n")
         print(markdown(("category", "targets", SCRATCH, *starts), category_rows(here, starts)), "\n")

@@ -72,24 +72,30 @@ class Runner:
         names = [*part.starts, *(part.once if first else ())]
         return [
             ("untrained", None),
-            *((name, None) for name in part.as_they_are),
             *((name, "best") for name in names),
+            *((name, None) for name in part.as_they_are),  # after those whose seconds count: estimators share work
             *((name, keep) for name in part.keep_from for keep in part.keep),
         ]
 
     def _there(self, target: str, method: str, examples: int, seed: int, start: str, keep: str | None) -> bool:
         run: dict[str, Any] = {"stage": "run", "target": target, "method": method, "start": start, "keep": keep}
         run |= {"examples": examples, "seed": seed, "tuning": str(self.experiment.tuning)}
-        return any(all(row.get(name) == value for name, value in run.items()) for row in self.rows.rows)
+        # What failed is tried again: the cause may have been a network, or rows that are there now.
+        finished = (row for row in self.rows.rows if "error" not in row)
+        return any(all(row.get(name) == value for name, value in run.items()) for row in finished)
 
     def _problem(self, target: str, method: str, examples: int, seed: int) -> Problem:
         tests = self.tests.setdefault((target, method), {})
         return Problem(target, method, seed, examples, self.backbone, self.experiment.tuning, tests)
 
     def _rate(self, problem: Problem, start: str) -> float:
-        """The factor for this start, chosen on the examples and the seed that all runs of the target share."""
+        """The factor for this start, chosen on the examples and the seed that all runs of the target share.
+
+        That of scratch for what is scratch: `auto` may hand it over.
+        """
         of = {**problem.named(), "examples": self.experiment.rate_examples, "seed": RATE_SEED}
-        kind = "scratch" if start == "scratch" else "uniform"
+        same = start == "scratch" or problem.is_scratch(start_of(problem, start, self.more).delta)
+        kind = "scratch" if same else "uniform"
 
         def make() -> tuple[Problem, Delta]:
             chooser = problem
@@ -100,7 +106,13 @@ class Runner:
         return choose_rate(self.rows, of, kind, self.experiment.grid, make)
 
     def _one(self, part: Part, problem: Problem, start: str, keep: str | None) -> None:
-        factor = None if keep is None else self._rate(problem, start)
+        factor = None
+        common = {"majority": problem.task.majority, "category": problem.task.category, "sources": len(problem.modules)}
+        try:
+            factor = None if keep is None else self._rate(problem, start)
+            result = self._measured(part, problem, start, keep, factor)
+        except TransferError as error:
+            result = {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
         key = run_key(
             stage="run",
             **problem.named(),
@@ -108,11 +120,6 @@ class Runner:
             keep=keep,
             learning_rate_factor=None if factor is None else round(factor, 4),
         )
-        common = {"majority": problem.task.majority, "category": problem.task.category, "sources": len(problem.modules)}
-        try:
-            result = self._measured(part, problem, start, keep, factor)
-        except TransferError as error:
-            result = {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
         row = self.rows.add(**key, **common, **result)
         shown = [f"{row[name]:.3f}" for name in row if name.startswith("accuracy_")] or [row.get("error", "")]
         self.console.print(*(str(key[name]) for name in KEY[1:7]), *shown, highlight=False)

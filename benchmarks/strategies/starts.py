@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,8 +21,6 @@ from transfer.similarity import ESTIMATORS
 from transfer.similarity.scoring import DEFAULT
 from transfer.similarity.switching import over_modules
 from transfer.training.measuring import measure
-
-AUTO_SECONDS = 900.0  # more than a race takes, so that the seed alone decides it; what it took is in the row
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,13 @@ def _fitted(how: str, **changes: Any) -> Recipe:
 
 
 def _auto(problem: Problem) -> Made:
-    maker = Maker(problem.modules, problem.backbone, problem.target.method.method, seed=problem.seed)
-    found = choose_start(problem.task, maker, budget=AUTO_SECONDS, seed=problem.seed)
+    """Without an end to its budget, so that the seed alone decides the race; what it took is in the row."""
+    method = problem.target.method.method
+    maker = Maker(problem.modules, problem.backbone, method, seed=problem.seed, budget=math.inf)
+    found = choose_start(problem.task, maker, budget=math.inf, seed=problem.seed)
     delta = problem.scratch if found.scratch else found.made.delta
-    return Made(delta, {"chosen": found.race.chosen, "race": found.race.rows()})
+    about = {"chosen": found.race.chosen, "race": found.race.rows(), "cross_validated": found.race.cross_validated}
+    return Made(delta, about)
 
 
 def _control(make: Callable[[Problem], Delta], estimator: str | None = DEFAULT) -> Recipe:

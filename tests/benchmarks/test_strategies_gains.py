@@ -8,22 +8,23 @@ import numpy as np
 import pytest
 
 from benchmarks.strategies.gains import gain_of, steps_to_reach
-from benchmarks.strategies.report import category_rows, errors, keep_rows, report, table_rows, target_rows
+from benchmarks.strategies.report import category_rows, errors, keep_rows, report, step0_rows, table_rows, target_rows
 
 
 def row(target, start, seed, accuracy, keep="best", category="nli", majority=0.4, history=(), **more):
     run = {"stage": "run", "target": target, "method": "lora", "examples": 64, "start": start, "seed": seed}
     run |= {"keep": keep, "category": category, "majority": majority, "steps": 60, "seconds": 8.0, "seconds_start": 2.0}
-    run |= {f"accuracy_{name}": accuracy for name in ("step0", "step60", "best")}
+    for name in ("step0", "step60", "best"):
+        run |= {f"accuracy_{name}": accuracy, f"macro_f1_{name}": accuracy - 0.1}
     run |= {"dev_history": list(history), "best_step": 40, "dev_loss": 0.5}
     return run | more
 
 
-FALLING = [{"step": step, "calibrated": 1.0 - step / 100} for step in range(0, 61, 10)]
+RISING = [{"step": step, "accuracy": 0.45 + step / 100} for step in range(0, 41, 10)]
 ROWS = [
-    *(row(target, "scratch", seed, 0.5, history=FALLING) for target in ("a", "b") for seed in (0, 1)),
-    *(row("a", "uniform", seed, 0.6, history=[{"step": 0, "calibrated": 0.4}]) for seed in (0, 1)),
-    *(row("b", "uniform", seed, 0.5, history=[{"step": 0, "calibrated": 0.6}]) for seed in (0, 1)),
+    *(row(target, "scratch", seed, 0.5, history=RISING) for target in ("a", "b") for seed in (0, 1)),
+    *(row("a", "uniform", seed, 0.6, history=[{"step": 0, "accuracy": 0.9}]) for seed in (0, 1)),
+    *(row("b", "uniform", seed, 0.5, history=[{"step": 0, "accuracy": 0.6}]) for seed in (0, 1)),
     row("a", "uniform", 0, 0.7, keep="soup"),
     row("a", "scratch", 0, 0.56, keep="soup"),
 ]
@@ -60,8 +61,8 @@ def test_equal_pairs_have_no_interval_to_speak_of():
 
 
 def test_steps_to_reach():
-    assert steps_to_reach(FALLING, 0.75) == 30
-    assert steps_to_reach(FALLING, 0.1) == math.inf
+    assert steps_to_reach(RISING, 0.75) == 30
+    assert steps_to_reach(RISING, 0.9) == math.inf
 
 
 def test_the_table_has_the_best_start_first():
@@ -70,8 +71,9 @@ def test_the_table_has_the_best_start_first():
     assert lines[0][1:5] == ["2", "0.550", "0.550", "0.550"]
     assert lines[0][6].startswith("+10.0%")
     assert lines[0][7] == "1/1/0"
-    assert lines[0][8] == "never"  # two of four runs never get there, so the median is no number
-    assert lines[0][9] == "10"
+    assert lines[0][10] == "never"  # two of four runs never get there, so the median is no number
+    assert lines[0][8:10] == ["-", "0.450"]
+    assert lines[0][11] == "10"
     assert lines[1][5:8] == ["-", "-", "-"]
 
 
@@ -96,6 +98,20 @@ def test_the_report_says_what_failed_and_draws(tmp_path, capsys):
     bad = {**row("a", "category", 0, 0.0), "error": "ConfigError: no module"}
     report([*ROWS, bad], tmp_path)
     said = capsys.readouterr().out
-    assert "a lora category seed 0: ConfigError: no module" in said
+    assert "a lora category best 64 0: ConfigError: no module" in said
     assert (tmp_path / "lora-64.png").stat().st_size > 10_000
     assert errors(ROWS) == []
+    assert errors([bad, {**bad, "error": None}]) == []  # a later try succeeded
+
+
+def test_starts_as_they_are_stand_on_the_same_targets():
+    bare = [{**row(target, "untrained", 0, 0.4), "keep": None} for target in ("a", "b")]
+    variant = {**row("a", "embedding:mmd", 0, 0.5), "keep": None}
+    lines = {line[0]: line for line in step0_rows([*ROWS, *bare, variant])}
+    assert {line[1] for line in lines.values()} == {"1"}  # the variant has no row on b
+    assert lines["embedding:mmd"][2:] == ["0.500", "+25.0%", "0.400"]
+    assert lines["untrained"][3] == "-"
+
+
+def test_one_run_has_no_interval():
+    assert gain_of({"a": [(0.6, 0.5)]}).shown() == "+20.0%"

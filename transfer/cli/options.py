@@ -26,7 +26,10 @@ ZooFolder = Annotated[
     Path | None,
     typer.Option("--zoo", help="Your zoo; else $TRANSFER_ZOO, else the data folder. The starter zoo is searched too."),
 ]
-Examples = Annotated[int, typer.Option("--examples", "-n", help="Labelled target examples in all; 0 takes all.")]
+Examples = Annotated[
+    int,
+    typer.Option("--examples", "-n", help="Labelled examples to train on, and at most as many for dev; 0 takes all."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of drawing examples and of training.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no more than the result.")]

@@ -205,7 +205,8 @@ def rm(
 
 @app.command(
     "export",
-    epilog="""Examples:
+    epilog="""\b
+Examples:
   transfer zoo export trec-lora-1a2b3c4d ./trec-lora
   transfer zoo export trec-lora-1a2b3c4d --merged --to ./trec-model
   transfer zoo export trec-adapter-5e6f7a8b --format adapterhub --to ./trec-adapter

@@ -25,7 +25,7 @@ def score(
     backbone: Backbone,
     method: str | DeltaMethod = "lora",
     estimator: str = DEFAULT,
-    exclude: str | Iterable[str] = (),
+    exclude: str | Iterable[str] | None = None,
     seed: int = 0,
     force: bool = False,
     per_block: bool = False,
@@ -38,7 +38,8 @@ def score(
         backbone: What the modules were trained on.
         method: Of the modules: a name, or a method with settings.
         estimator: "family:variant", or a family alone for its default variant.
-        exclude: Task names or module ids to leave out, such as the target's own name.
+        exclude: Task names or module ids to leave out. None leaves out the target's own task; nothing where a `Target`
+            is given, whose modules were chosen before.
         seed: Of draws and short tunes; unused for a `Target`, which has its own.
         force: Take modules of other backbones too.
         per_block: Score every block of the backbone by itself, too: `scores.blocks`.
@@ -52,12 +53,14 @@ def score(
     if per_block:
         check_per_block(estimator)
     begun = time.perf_counter()
+    given = target if isinstance(target, Target | Task) else load_task(target)
+    if exclude is None:
+        exclude = () if isinstance(given, Target) else given.name
     modules = find_sources(zoo, backbone, method, exclude, force)
-    if not isinstance(target, Target):
-        task = target if isinstance(target, Task) else load_task(target)
-        target = Target.for_modules(task, backbone, modules, method, seed)
-    values = chosen.score(target, modules)
-    blocks = chosen.score_blocks(target, modules) if per_block else None
+    if not isinstance(given, Target):
+        given = Target.for_modules(given, backbone, modules, method, seed)
+    values = chosen.score(given, modules)
+    blocks = chosen.score_blocks(given, modules) if per_block else None
     return Scores([module.id for module in modules], values, chosen.name, time.perf_counter() - begun, blocks)
 
 

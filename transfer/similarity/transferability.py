@@ -31,7 +31,7 @@ class LogEvidence(Estimator):
     name = "prediction:logme"
 
     def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
-        labels = _labels(target, self.name)
+        labels = labels_of(target, self.name)
 
         def evidence(attached: Any, module: Module) -> float:
             texts = target.sample_inputs
@@ -52,7 +52,7 @@ class ExpectedPrediction(Estimator):
     name = "prediction:leep"
 
     def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
-        labels = _labels(target, self.name)
+        labels = labels_of(target, self.name)
         answers = [logits.double().softmax(dim=1).numpy() for logits, _ in target.outputs(modules)]
         return np.array([expected_log_likelihood(probabilities, labels) for probabilities in answers])
 
@@ -107,8 +107,12 @@ def expected_log_likelihood(answers: np.ndarray, labels: np.ndarray) -> float:
     return float(np.log(np.maximum(found, np.finfo(np.float64).tiny)).mean())
 
 
-def _labels(target: Target, name: str) -> np.ndarray:
-    """Labels of the sample, (n,)."""
+def labels_of(target: Target, name: str) -> np.ndarray:
+    """Labels of the sample, (n,).
+
+    Raises:
+        ConfigError: the choices differ from row to row, so that a label's number means nothing.
+    """
     choices = target.sample[0].choices
     if len(choices) < 2 or any(row.choices != choices for row in target.sample):
         raise ConfigError(

@@ -27,7 +27,7 @@ _OUTPUT_FEATURES = datasets.Features(_FEW | {"output": datasets.Value("string")}
 def load_task(
     name_or_path: str,
     examples: int | None = None,
-    seed: int = 42,
+    seed: int = 0,
     source: str | None = None,
     input_column: str | Sequence[str] | None = None,
     label_column: str | None = None,
