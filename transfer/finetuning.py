@@ -239,8 +239,9 @@ def _tuned(work: Work, task: Task, keep: str, folds: int | None) -> tuple[Tuned,
             folder=work.folder,
             description=work.name,
         )
-        step = tuned.best_step if keep == "best" else tuned.steps
-        return tuned, {"name": keep, "chosen": f"step {step}", "folds": None, "steps": tuned.steps}
+        tuned = tuned if keep == "best" else replace(tuned, best_step=tuned.steps)
+        about = {"name": keep, "chosen": f"step {tuned.best_step}", "folds": None, "steps": tuned.steps}
+        return tuned, about
     found = keep_start(work, keep, train, dev, folds)
     number = found.chosen.rpartition("step ")[2]
     step = int(number) if number.isdigit() else found.steps
@@ -272,8 +273,10 @@ def _start_behind(start: Any, zoo: Any) -> Mapping[str, Tensor] | None:
 
     Zoos may have different starts of one name; where the sha256 is on record, only the tensors that agree are taken.
     """
-    if isinstance(start, Module):
-        return start.start()
+    module = start if isinstance(start, Module) else getattr(start, "module", None)
+    if module is not None:
+        found = module.start()
+        return None if found is None else dict(found)
     recipe = getattr(start, "recipe", None)
     name, known = (recipe.get(key) if recipe else getattr(start, key, None) for key in ("start", "start_sha256"))
     if not name:

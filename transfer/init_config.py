@@ -53,6 +53,8 @@ class InitConfig:
             check_auto(self)
         else:
             check_fit(self.how, self.merge, self.per_block, self.budget)
+            if fitted(self.how) is not None:
+                MERGES.get("linear").with_options(self.merge_options)
         for name in ("examples", "guard_steps", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -73,6 +75,8 @@ def check_auto(config: InitConfig) -> None:
                 f"auto chooses for itself, so {name}={getattr(config, name)!r} has no part in it",
                 hint=f"leave out auto, or {name}",
             )
+    if config.merge == "regmean":
+        raise ConfigError("auto does not read the inputs of the sources, which 'regmean' needs", hint="another merge")
     if config.merge_options and any(value is not None for value in config.merge_options.values()):
         raise ConfigError("auto merges by a rule's own settings", found=str(dict(config.merge_options)))
     if config.budget is not None and not config.budget > 0:

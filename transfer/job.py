@@ -229,7 +229,8 @@ class Job:
     ) -> dict[str, Any]:
         config, task, backbone = self.config, self.task, self.backbone
         hurts = verdict is not None and verdict.outcome == "hurts"
-        start, start_digest = start_of_all(merged, digest(target.start) if hurts else None)
+        bare = hurts or not merged  # weights may all be 0: then the start itself is what is left
+        start, start_digest = start_of_all(merged or modules, digest(target.start) if bare else None)
         return {
             "schema": SCHEMA,
             "created": now(),

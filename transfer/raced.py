@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from transfer.ensembling.automatic import BUDGET, Maker, choose_start
 from transfer.ensembling.choosing import choose_rule
+from transfer.ensembling.merging import nonzero
 from transfer.initialization import Initialization
 from transfer.recipes import NO_WEIGHT, start_of_all
 from transfer.relatives import Relatives
@@ -26,6 +27,9 @@ def raced(job: Job, target: Target, modules: Sequence[Module], relatives: Relati
 
     def merged_of(weights: Mapping[str, float]) -> list[Module]:
         return [by_id[name] for name in by_id if abs(weights[name]) > NO_WEIGHT]
+
+    def read_for(weights: Mapping[str, float]) -> list[Module]:
+        return [by_id[name] for name in nonzero(weights)]  # what `merge` chooses its rule by
 
     def licences_of(weights: Mapping[str, float]) -> list[str]:
         return sorted({module.card.license for module in merged_of(weights)})
@@ -56,7 +60,7 @@ def raced(job: Job, target: Target, modules: Sequence[Module], relatives: Relati
     for line in [*remarks, *found.remarks()]:
         job.note(line)
     merged = merged_of(found.made.weights)
-    rule, _ = choose_rule(config.merge if found.made.fit is None else "linear", merged, {})
+    rule, _ = choose_rule(config.merge if found.made.fit is None else "linear", read_for(found.made.weights), {})
     delta = maker.scratch(job.task) if found.scratch else found.made.delta
     recipe = job.recipe(
         target, delta, modules, merged, found.made.scores, dict(found.made.weights), relatives, found.verdict
@@ -66,6 +70,7 @@ def raced(job: Job, target: Target, modules: Sequence[Module], relatives: Relati
         start = start_digest = None
     recipe |= {
         "auto": found.as_dict(),
+        "guard": None,
         "handed_over": "scratch" if found.scratch else "merged",
         "how": found.made.how,
         "weighting": None if found.made.fit is None else found.made.fit.about,

@@ -16,12 +16,12 @@ def start_of_all(modules: Sequence[Module], scratch: str | None) -> tuple[str | 
     """(name, sha256) of the start that all of the modules were trained from, or (None, None) if there is none.
 
     Args:
-        modules: What was merged.
+        modules: What was merged; where nothing was, what could have been.
         scratch: sha256 of the start that is handed over in place of the merge; None where the merge is.
     """
     starts = Starts()
     digests = {module.id: starts.of(module) for module in modules}
-    behind = scratch if scratch is not None else next(iter(digests.values()))
+    behind = scratch if scratch is not None else next(iter(digests.values()), None)
     named = [module.card.start for module in modules if digests[module.id] == behind and module.card.start is not None]
     if behind is None or not named or (scratch is None and set(digests.values()) != {behind}):
         return None, None

@@ -35,7 +35,12 @@ class Start:
     start: str | None = None  # the shared start behind it, as it is called in a zoo
     start_sha256: str | None = None  # of its tensors, where it is known
     sources: tuple[str, ...] | None = None  # ids of the modules that an initialization scored
-    card: Card | None = field(default=None, repr=False)
+    module: Module | None = field(default=None, repr=False)  # what it was read from; it knows its own start
+
+    @property
+    def card(self) -> Card | None:
+        """Of that module."""
+        return None if self.module is None else self.module.card
 
     def check_fits(self, fingerprint: str, backbone_name: str, force: bool = False) -> None:
         """Refuse a backbone that it was not made for.
@@ -96,5 +101,5 @@ def _from_module(module: Module, name: str) -> Start:
         card.backbone,
         card.data.get("choices"),
         card.start,
-        card=card,
+        module=module,
     )

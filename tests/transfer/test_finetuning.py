@@ -123,6 +123,21 @@ def test_what_is_saved_and_added_later_still_knows_its_start(small_zoo, tmp_path
     assert stored.card.start == next(iter(zoo)).card.start
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_module_knows_its_own_start_whatever_lies_under_that_name_elsewhere(saved, small_zoo, tmp_path):
+    backbone, zoo = small_zoo()
+    module, own = next(iter(zoo)), Zoo(tmp_path / "own")
+    method = LoRA()
+    other = method.draw(backbone.model, 8)
+    name = own.add_start("lora", method.start_settings(backbone.model), backbone.fingerprint, other)
+    assert name == module.card.start
+    begin = module.id
+    if saved:
+        begin = str(finetune(small.toy_target(), backbone, zoo=zoo, **QUICK).save(tmp_path / "result"))
+    view = ZooView([own, zoo])
+    assert equal(_start_behind(load_start(begin, zoo), view), dict(module.start()))
+
+
 def test_what_is_added_has_signature_and_start(small_zoo, tmp_path):
     backbone, zoo = small_zoo()
     own = Zoo(tmp_path / "zoo")
@@ -163,6 +178,9 @@ def test_keep_last_and_keep_best(small_zoo):
     lowest = min(best.tuned.history, key=lambda row: row["loss"])["step"]
     assert best.tuned.best_step == lowest
     assert not equal(best.delta.tensors, last.delta.tensors) or lowest == 4
+    end = last.tuned.history[-1]
+    assert last.tuned.best_step == end["step"] == 4
+    assert last.module.card.metrics["dev"]["loss"] == end["loss"]
     if lowest == 0:
         assert equal(best.delta.tensors, dict(next(iter(zoo)).start()))
     with pytest.raises(UnknownNameError, match="no way to keep named 'first'"):

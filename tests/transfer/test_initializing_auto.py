@@ -75,6 +75,8 @@ def test_where_nothing_is_better_scratch_is_kept_and_said(small_zoo):
     assert found.recipe["auto"]["chosen"] == "scratch"
     assert found.recipe["handed_over"] == "scratch"
     assert found.recipe["licences"] == []
+    assert found.verdict.licences == ()
+    assert found.recipe["guard"] is None
     assert equal(found.delta.tensors, {n: t.float() for n, t in next(iter(zoo)).start().items()})
     assert found.verdict.difference >= 0
     assert any("nothing that was tried was better than scratch" in note for note in notes)
@@ -111,6 +113,7 @@ def test_strangers_without_signature_or_start_leave_the_candidates_that_need_non
         ({"guard": False}, "guard=False has no part"),
         ({"merge": "ties", "merge_options": {"density": 0.5}}, "rule's own settings"),
         ({"budget": -1.0}, "budget must be above 0"),
+        ({"merge": "regmean"}, "inputs of the sources"),
     ],
 )
 def test_settings_that_have_no_part_are_refused_before_any_work(settings, match, small_zoo):

@@ -213,7 +213,7 @@ def choose_start(
         steps=found.steps,
         n_dev=len(ours),
         losses={"initialization": float(ours.mean()), "scratch": float(theirs.mean())},
-        licences=tuple(licences(made.weights)),
+        licences=() if found.chosen == SCRATCH else tuple(licences(made.weights)),
         seconds=sum(runner.seconds for runner in found.runners.values()),
     )
     return Auto(found, made, verdict, budget)

@@ -58,14 +58,16 @@ def from_factors(a: Tensor, b: Tensor, cut: Cut) -> Factors:
         a: (ranks, in), fp32; `ranks` below both sides of the product.
         b: (out, ranks).
     Returns:
-        A (rank, in) and B (out, rank), fp32.
+        A (rank, in) and B (out, rank), fp32. A direction that carries nothing has B at 0 and A not, as a new LoRA has.
     """
     q_out, r_out = torch.linalg.qr(b.double())
     q_in, r_in = torch.linalg.qr(a.double().T)
     u, s, vh = torch.linalg.svd(r_out @ r_in.T, full_matrices=False)
     rank = cut.of((s**2).numpy())
-    root = s[:rank].sqrt()
-    return (root[:, None] * (vh[:rank] @ q_in.T)).float(), ((q_out @ u[:, :rank]) * root).float()
+    s = torch.where(s > NOTHING * s.max(), s, 0.0)[:rank]
+    root = s.sqrt()
+    near = torch.where(s > 0, root, 1.0)[:, None] * (vh[:rank] @ q_in.T)
+    return near.float(), ((q_out @ u[:, :rank]) * root).float()
 
 
 def from_matrix(matrix: Tensor, cut: Cut) -> Factors:
@@ -92,4 +94,13 @@ def from_matrix(matrix: Tensor, cut: Cut) -> Factors:
     split = torch.where(s > 0, 1 / root.clamp_min(1e-300), 0.0)
     near, far = side * root, other * split
     a, b = (far.T, near) if wide else (near.T, far)
-    return a.float().contiguous(), b.float().contiguous()
+    return _able_to_learn(a.float(), s).contiguous(), b.float().contiguous()
+
+
+def _able_to_learn(a: Tensor, s: Tensor) -> Tensor:
+    """A (rank, in) with directions in the place of those that carry nothing: with A and B both at 0 none could grow."""
+    empty = s == 0
+    if not bool(empty.any()):
+        return a
+    drawn = torch.randn(int(empty.sum()), a.shape[1], generator=torch.Generator().manual_seed(0))
+    return a.index_put((empty,), torch.nn.functional.normalize(drawn, dim=1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +44,8 @@ def merge(
         UnknownModuleError, DeltaError: a module is not there.
         DeltaError: the modules cannot be merged in this way; names them.
     """
+    if isinstance(zoo, Iterator):
+        zoo = list(zoo)  # it is looked through twice
     wanted = nonzero(weights)
     modules = _find(zoo, wanted or [min(weights)] if weights else [])
     table = Weights(weights, _all_places(zoo, weights, modules))

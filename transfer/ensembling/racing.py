@@ -238,6 +238,8 @@ def race(
             before = clock()
             with runners[name].timed(clock):
                 _tune(backbone, runners[name], splits, settings)
+            if name == SCRATCH and runners[name].why_not is not None:
+                raise DivergedError(f"scratch cannot be tuned: {runners[name].why_not}")
             if steps in runners[name].losses:
                 finished.append(name)
             per_tune = max(per_tune, clock() - before)

@@ -27,11 +27,11 @@ class RegMean(ProductRule):
     It is the least-squares answer: on the inputs X_j of module j's own task the merged change does what D_j does.
     Modules may differ in ranks, scales, places and starts.
 
-    Memory: at one place, two matrices of its size and one module's, whatever the number of modules; the Gram matrices
-    (in, in) of every module and place are the caller's.
+    Memory: at one place, two matrices of its size and the modules' factors; the Gram matrices (in, in) of every module
+    and place are the caller's.
 
     Args:
-        grams: Module id -> place -> G_j (in, in), as `input_grams` gives them.
+        grams: Module id -> place -> G_j (in, in), as `input_grams` gives them; of the places of all modules.
         shrink: Off-diagonal values of the Gram matrices are scaled by it, in [0, 1].
         rank: Of the result at every place; None is the largest of the modules there.
         energy: As for `svd`.
@@ -59,10 +59,16 @@ class RegMean(ProductRule):
             return None
         n_out, n_in = products.size(place)
         seen, answered = torch.zeros(n_in, n_in, dtype=torch.float64), torch.zeros(n_out, n_in, dtype=torch.float64)
-        for factor in products.at(place):
-            gram = self._gram(factor.module, place, n_in) * factor.weight
+        there = {factor.module: factor for factor in products.at(place)}
+        for module in products.modules:
+            weight = products.weights.at(module.id, place)
+            if not weight:
+                continue
+            gram = self._gram(module.id, place, n_in) * weight
             seen += gram
-            answered += factor.b.double() @ (factor.a.double() @ gram)
+            if module.id in there:  # one that is not changes nothing there, and that is its answer
+                factor = there[module.id]
+                answered += factor.b.double() @ (factor.a.double() @ gram)
         merged = torch.linalg.solve(seen, answered.T).T  # a Gram matrix is its own transpose
         return from_matrix(merged.float(), cut_at(products, place, self.rank, self.energy))
 

@@ -14,7 +14,7 @@ from transfer.backbones.encoding import Encoded
 from transfer.deltas.method import DeltaMethod
 from transfer.keeping.keep import KeepSettings, Tensors
 from transfer.training.measuring import measure
-from transfer.training.run_folder import Snapshots
+from transfer.training.run_folder import SNAPSHOTS, Snapshots
 from transfer.training.settings import TuneSettings
 from transfer.training.tuning import Tuned, tune
 from zoo import Module
@@ -89,7 +89,7 @@ class Work:
         """
         begin = self.start if start is None else start
         folder = None if self.folder is None else self.folder / part
-        snapshots = Snapshots(None if folder is None else folder / "snapshots")
+        snapshots = Snapshots(None if folder is None else folder / SNAPSHOTS)
         snapshots.offer(0, begin)
         settings = replace(self.settings, seed=self.settings.seed + seed)
         tuned = tune(

@@ -56,13 +56,16 @@ def source_grams(
 ) -> dict[str, Mapping[str, Tensor]]:
     """Module id -> place -> Gram matrix, from examples of each module's own task, found by the task's name.
 
+    Of the places of all modules: what has no change at a place has inputs there all the same.
+
     Raises:
         SourceError: a task's data cannot be found; names the module.
     """
     found: dict[str, Mapping[str, Tensor]] = {}
-    by_task: dict[tuple[str, tuple[str, ...]], dict[str, Tensor]] = {}
+    by_task: dict[str, dict[str, Tensor]] = {}
+    places = places_of(modules)
     for module in modules:
-        key = module.card.task, tuple(places_of([module]))
+        key = module.card.task
         if key not in by_task:
             try:
                 task = load_task(module.card.task)
@@ -74,7 +77,7 @@ def source_grams(
                 ) from error
             rows = backbone.encode(task.train, task.fields)
             chosen = [rows[int(index)] for index in drawn(len(rows), EXAMPLES, seed)]
-            by_task[key] = input_grams(backbone, chosen, key[1])
+            by_task[key] = input_grams(backbone, chosen, places)
         found[module.id] = by_task[key]
     say(f"inputs of {len(by_task)} source tasks were read for the merge, at most {EXAMPLES} examples each")
     return found

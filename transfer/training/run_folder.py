@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from transfer.errors import ConfigError
 
 NOTE = "run.json"
 BEST = "best.safetensors"
+SNAPSHOTS = "snapshots"
 STATE = "trainer_state.json"  # written last of a checkpoint by the Trainer
 
 
@@ -48,6 +50,17 @@ def check_same_run(folder: Path, run: Mapping[str, Any]) -> None:
             found=f"it differs in {', '.join(other)}" if other else None,
             hint=f"another folder, or delete {folder} to begin again",
         )
+
+
+def forget(folder: Path) -> None:
+    """Delete what a run wrote, and the folder where nothing else lies in it: it may be the caller's own."""
+    for path in [*folder.glob("checkpoint-*"), folder / SNAPSHOTS, folder / NOTE, folder / f".{NOTE}", folder / BEST]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def last_checkpoint(folder: Path) -> tuple[Path, TrainerState] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from transfer.training.run_folder import (
     copied,
     digest_of_rows,
     digest_of_tensors,
+    forget,
     last_checkpoint,
 )
 from transfer.training.settings import TuneSettings
@@ -150,7 +150,7 @@ def tune(
         step = int(history[best_row(history)]["step"])
     if not result or not all(bool(torch.isfinite(value).all()) for value in result.values()):
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)  # nothing can go on from here, and the next try must not
+            forget(folder)  # nothing can go on from here, and the next try must not
         raise DivergedError("the tune diverged: a tensor is no longer finite", hint="a smaller learning rate")
     return Tuned(
         tensors=result,

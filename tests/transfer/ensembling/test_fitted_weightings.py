@@ -11,13 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transfer import score, weigh
+from transfer import initialize, score, weigh
 from transfer.ensembling import WEIGHTINGS, FitSettings, Pool, fit_weights, merge
 from transfer.ensembling.cluster import clusters_of
 from transfer.ensembling.deadline import Deadline
-from transfer.ensembling.fitted import check_fit, check_sources, fitted
+from transfer.ensembling.fitted import Found, check_fit, check_sources, fitted
+from transfer.ensembling.greedy import Greedy
 from transfer.ensembling.learned import shrink_towards
 from transfer.errors import ConfigError, SourceError, UnknownNameError
+from transfer.init_config import InitConfig
 from transfer.similarity.scores import Scores
 from transfer.similarity.target import Target
 from transfer.training import measure
@@ -250,3 +252,28 @@ def test_cluster_says_early_which_module_lacks_a_sketch(small_zoo):
     bare = Module.new(module.card, dict(module.tensors()))
     with pytest.raises(SourceError, match="weight sketch"):
         check_sources("cluster", pool.target, [bare, *pool.modules[1:]])
+
+
+def test_averages_of_three_strangers_are_merged(small_zoo, monkeypatch):
+    """Weights of 1/3 in fp32 sum to 1 but for rounding, so they need no shared start."""
+    backbone, zoo = small_zoo()
+    strangers = [Module.new(dataclasses.replace(m.card, start=None), dict(m.tensors())) for m in zoo][:3]
+    monkeypatch.setattr(Greedy, "fit", lambda self, pool, *_: Found(pool.unit(range(3)), {}, False))
+    found = initialize(small.toy_target(), strangers, backbone, how="greedy", guard=False)
+    mean = {n: sum(m.tensors()[n].float() for m in strangers) / 3 for n in strangers[0].tensors()}
+    for name, tensor in found.delta.tensors.items():
+        torch.testing.assert_close(tensor, mean[name])
+
+
+def test_a_search_that_keeps_nothing_hands_over_the_start(small_zoo):
+    backbone, zoo = small_zoo()
+    found = initialize(small.toy_target(), zoo, backbone, how="search", budget=1e-6, guard=False)
+    module = next(iter(zoo))
+    assert set(found.recipe["weights"].values()) == {0.0}
+    assert all(torch.equal(t, module.start()[name].float()) for name, t in found.delta.tensors.items())
+    assert found.recipe["start"] == module.card.start
+
+
+def test_options_of_a_merge_that_a_weighting_does_not_use_are_refused_before_any_work():
+    with pytest.raises(ConfigError, match="'linear' has no option 'rank'"):
+        InitConfig(how="learned", merge_options={"rank": 4})

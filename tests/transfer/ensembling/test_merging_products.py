@@ -182,6 +182,32 @@ def test_regmean_answers_as_each_module_on_its_own_inputs(makes):
         merge([one], {one.id: 1.0}, "regmean")
 
 
+def test_regmean_weighs_a_module_that_has_no_change_at_a_place(makes):
+    one, two = odd(makes, "one", 1, 2, 2), odd(makes, "two", 2, 2, 2, places=("a",))
+    grams = {module.id: {"a": torch.eye(4), "b": torch.eye(4)} for module in (one, two)}
+    for share in (0.5, 0.01):
+        weights = {one.id: share, two.id: 1 - share}
+        close(products(merge([one, two], weights, "regmean", grams=grams, rank=3)), full_sum([one, two], weights), 1e-4)
+
+
+def test_a_place_without_change_can_still_be_trained(makes):
+    module = odd(makes, "one", 1, 2, 2)
+    idle = {name: torch.zeros_like(t) if name == "b.lora_B" else t for name, t in module.tensors().items()}
+    for how in ("svd", "concat", "knots"):
+        still = makes.module("idle", 0, tensors=idle, start=None, settings=dict(module.card.settings))
+        found = merge([still], {still.id: 1.0}, how).tensors
+        assert not found["b.lora_B"].any()
+        assert found["b.lora_A"].norm(dim=1).min() > 0.1
+    for factors in (from_matrix(torch.outer(torch.ones(3), torch.ones(4)), Cut(3)), from_factors(*_one(), Cut(2))):
+        torch.testing.assert_close(factors[1] @ factors[0], torch.ones(3, 4), rtol=1e-5, atol=1e-5)
+        assert factors[0].norm(dim=1).min() > 0.1
+
+
+def _one():
+    """A (2, 4) and B (3, 2) whose product is all ones, in one of two directions."""
+    return torch.stack([torch.ones(4), torch.zeros(4)]), torch.stack([torch.ones(3), torch.ones(3)], dim=1)
+
+
 def test_products_refuse_what_they_cannot_sum_by_name(makes):
     one, wide = odd(makes, "one", 1, 2, 4), odd(makes, "wide", 2, 2, 4, size=(5, 3))
     other = makes.module("other", 3, fingerprint="1" * 64)

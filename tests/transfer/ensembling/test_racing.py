@@ -122,6 +122,19 @@ def test_a_candidate_that_diverges_is_left_out_and_scratch_that_does_is_an_error
         race(backbone, {SCRATCH: lambda split: bad}, [Split(rows, rows)], rungs=(2,))
 
 
+def test_scratch_that_diverges_in_its_tune_is_an_error(world, monkeypatch):
+    backbone, rows, deltas = world
+
+    def broken(*args, description, **kwargs):
+        if description == f"trying {SCRATCH}":
+            raise DivergedError("a tensor is no longer finite", hint="a smaller learning rate")
+        return tune(*args, description=description, **kwargs)
+
+    monkeypatch.setattr(racing, "tune", broken)
+    with pytest.raises(DivergedError, match="scratch cannot be tuned"):
+        race(backbone, given(deltas, SCRATCH, "trained"), [Split(rows, rows)], rungs=(2,))
+
+
 def test_without_time_for_a_tune_the_choice_is_by_the_losses_as_they_are(world):
     backbone, rows, deltas = world
     names = given(deltas, SCRATCH, "trained", "wrong")

@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from transfer.deltas import METHODS, LoRA
-from transfer.errors import ConfigError, DataError, DeltaError
+from transfer.errors import ConfigError, DataError, DeltaError, DivergedError
 from transfer.training import TuneSettings, measure, tune
 
 RATES = {"lora": 1e-2, "adapter": 1e-2, "prefix": 1e-1, "soft-prompt": 1e-1}
@@ -29,10 +29,11 @@ def rows(bert):
 def run(backbone, rows, method=None, seed=0, **settings):
     method = method or LoRA(rank=2)
     keep = settings.pop("keep", "best")
-    dev = settings.pop("dev", None)
+    dev, folder = settings.pop("dev", None), settings.pop("folder", None)
     settings = {"steps": 8, "batch_size": 8, "learning_rate": 1e-2, **settings}
     start = method.draw(backbone.model, 0)
-    return tune(backbone, method, rows, tensors=start, dev=dev, keep=keep, settings=TuneSettings(seed=seed, **settings))
+    chosen = TuneSettings(seed=seed, **settings)
+    return tune(backbone, method, rows, tensors=start, dev=dev, keep=keep, settings=chosen, folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +190,14 @@ def test_a_start_that_does_not_fit_is_a_delta_error(bert, rows):
     with pytest.raises(DeltaError):
         tune(bert, LoRA(rank=2), rows[0], tensors=LoRA(rank=3).draw(bert.model, 0), settings=TuneSettings(steps=1))
     assert bert.delta is None
+
+
+def test_a_tune_that_diverges_leaves_other_files_of_its_folder(bert, rows, tmp_path):
+    (tmp_path / "thesis.txt").write_text("ten years of work")
+    for folder in (tmp_path, tmp_path / "new"):
+        with pytest.raises(DivergedError):
+            run(bert, rows[0], learning_rate=1e38, steps=4, folder=folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_tune_that_diverges_is_a_config_error(bert, rows):
