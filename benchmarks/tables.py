@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.estimators import matrix, report
 from benchmarks.estimators import run as estimators
-from benchmarks.markdown import NOTHING, markdown
+from benchmarks.markdown import markdown
 from benchmarks.peers import report as peers
 from benchmarks.rows import Rows
 from benchmarks.sparsity import run as sparsity
@@ -29,7 +29,6 @@ from benchmarks.stopping import run as stopping
 from benchmarks.stopping import table as stopping_table
 from benchmarks.strategies import rates
 from benchmarks.strategies import report as starts
-from benchmarks.strategies import table as strategies
 from benchmarks.strategies.experiment import Experiment
 from benchmarks.strategies.rates import KEY
 
@@ -37,12 +36,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/results.md")
 EXPERIMENTS = {"ensembling": "development.json", "strategies": "report.json"}
 MARK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
-
-
-def of_strategies() -> str:
-    """Test accuracy after 60 steps, from each start."""
-    rows = Rows(strategies.HERE / "sixty_steps.jsonl", strategies.KEY).rows
-    return strategies.table(rows, 60) if rows else NOTHING
 
 
 def of_speed() -> str:
@@ -123,7 +116,7 @@ def of_starter() -> str:
 def of_peers() -> str:
     """Starts that other libraries make, beside ours."""
     rows = Rows(peers.HERE / "results.jsonl", KEY)
-    rows.join(Rows(strategies.HERE / "results.jsonl", KEY))
+    rows.join(Rows(ROOT / "benchmarks" / "strategies" / "results.jsonl", KEY))
     return peers.page(rows.rows, Experiment.read(peers.HERE / peers.CONFIG))
 
 
@@ -205,7 +198,6 @@ TABLES: dict[str, Callable[[], str]] = {
         for benchmark in EXPERIMENTS
         for method, examples in GROUPS
     },
-    "strategies": of_strategies,
     "speed": of_speed,
     "deltas": of_deltas,
     "attaching": of_attaching,

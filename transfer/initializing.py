@@ -64,7 +64,7 @@ def initialize(
             each module and block.
         budget: Seconds for a weighting on examples, or for `auto` (120 if not given); the best so far is taken when
             they are over, and it is said.
-        auto: Try scratch, uniform, best single, the families' scores and learned weights by short tunes on the
+        auto: Try scratch, uniform, ties, best single, the families' scores and learned weights by short tunes on the
             examples, and take the best, never one that is worse than scratch. Estimator, how and guard have no part
             in it.
         merge: Rule by which modules are merged; "auto" is `linear` where they share a start, else `svd` for LoRA.

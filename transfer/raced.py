@@ -60,7 +60,7 @@ def raced(job: Job, target: Target, modules: Sequence[Module], relatives: Relati
     for line in [*remarks, *found.remarks()]:
         job.note(line)
     merged = merged_of(found.made.weights)
-    rule, _ = choose_rule(config.merge if found.made.fit is None else "linear", read_for(found.made.weights), {})
+    rule, _ = choose_rule(found.made.merge, read_for(found.made.weights), {})
     delta = maker.scratch(job.task) if found.scratch else found.made.delta
     recipe = job.recipe(
         target, delta, modules, merged, found.made.scores, dict(found.made.weights), relatives, found.verdict

@@ -70,7 +70,7 @@ def test_the_recipe_says_how_it_was_made(small_zoo):
     assert recipe["schema"] == 1
     assert recipe["estimator"] == "gradient:first-order"
     assert (recipe["temperature"], recipe["top_k"], recipe["how"], recipe["merge"]) == (0.5, None, "softmax", "linear")
-    assert recipe["seeds"] == {"run": 3, "examples": 42}
+    assert recipe["seeds"] == {"run": 3, "examples": 0}
     assert recipe["fingerprint"] == backbone.fingerprint
     assert recipe["target"]["fingerprint"] == task.fingerprint
     assert recipe["target"]["choices"] == ["negative", "positive"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small import toy_target
 
-from transfer import Initialization, initialize
+from transfer import Initialization, initialize, merge
 from transfer.ensembling import automatic
 from transfer.errors import ConfigError
 from transfer.report import page_of
@@ -81,6 +81,15 @@ def test_where_nothing_is_better_scratch_is_kept_and_said(small_zoo):
     assert found.verdict.difference >= 0
     assert any("nothing that was tried was better than scratch" in note for note in notes)
     assert found.name == "scratch, which nothing was better than for toy"
+
+
+def test_the_recipe_names_the_rule_of_what_was_chosen(small_zoo, monkeypatch):
+    backbone, zoo = small_zoo()
+    monkeypatch.setattr(automatic, "CANDIDATES", {"ties": automatic.CANDIDATES["ties"]})
+    found = initialize(toy_target(), zoo, backbone, auto=True, budget=300, batch_size=8)
+    assert found.recipe["merge"] == "ties"
+    if found.recipe["handed_over"] == "merged":
+        assert equal(found.delta.tensors, merge(zoo, found.recipe["weights"], "ties").tensors)
 
 
 def test_few_dev_examples_mean_folds(small_zoo, two_candidates):

@@ -31,7 +31,9 @@ def finetune(
         float | None, typer.Option("--learning-rate", "--lr", help="Else the method's own.")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Examples a step.")] = 16,
-    eval_every: Annotated[int | None, typer.Option("--eval-every", help="Steps between looks at dev.")] = None,
+    eval_every: Annotated[
+        int | None, typer.Option("--eval-every", help="Steps between looks at dev; else a sixth of --steps.")
+    ] = None,
     patience: Annotated[
         int, typer.Option("--patience", help="Looks at dev without a better loss before stopping; 0 never stops.")
     ] = 3,

@@ -26,6 +26,7 @@ ZooFolder = Annotated[
     Path | None,
     typer.Option("--zoo", help="Your zoo; else $TRANSFER_ZOO, else the data folder. The starter zoo is searched too."),
 ]
+OwnZoo = Annotated[Path | None, typer.Option("--zoo", help="Your zoo; else $TRANSFER_ZOO, else the data folder.")]
 Examples = Annotated[
     int,
     typer.Option("--examples", "-n", help="Labelled examples to train on, and at most as many for dev; 0 takes all."),

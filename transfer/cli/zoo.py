@@ -91,7 +91,7 @@ def add(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read .bin files too: tensors and nothing else.")
     ] = False,
-    zoo: options.ZooFolder = None,
+    zoo: options.OwnZoo = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -129,7 +129,7 @@ def build(
     methods: Annotated[str, typer.Option("--methods", help=f"Of {options.METHOD_NAMES}.")] = "lora,adapter,prefix",
     only: Annotated[str | None, typer.Option("--only", help="Only these tasks: a,b.")] = None,
     most_tasks: Annotated[int | None, typer.Option("--most-tasks", help="Tasks kept, the clearest.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Training steps a module.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Training steps a module; else 160.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Examples a step.")] = None,
     any_licence: Annotated[
         bool, typer.Option("--any-licence", help="Also tasks whose licence forbids commercial use.")
@@ -192,7 +192,7 @@ def verify(zoo: options.ZooFolder = None, as_json: options.Json = False) -> None
 @app.command("rm", epilog="Example:  transfer zoo rm trec-lora-1a2b3c4d")
 def rm(
     modules: Annotated[list[str], typer.Argument(metavar="ID...", help="As `transfer zoo ls` prints them.")],
-    zoo: options.ZooFolder = None,
+    zoo: options.OwnZoo = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Remove modules from your zoo; the starter zoo stays as it is."""

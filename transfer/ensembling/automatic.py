@@ -27,16 +27,21 @@ LEARNED_SHARE = 0.15  # of the budget that learning the weights may take, for ea
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a candidate is made: an estimator's scores, and a way from them to weights."""
+    """How a candidate is made: an estimator's scores, a way from them to weights, and a rule of merging.
+
+    Without a rule it is the one that is asked for.
+    """
 
     estimator: str = "gradient:first-order"
     how: str = "softmax"
+    merge: str | None = None
 
 
 # In the order of what they cost, so that a small budget has tried the cheap ones.
 CANDIDATES: dict[str, Recipe] = {
     "uniform": Recipe(how="uniform"),
     "first-order": Recipe(),
+    "ties": Recipe(merge="ties"),
     "best single": Recipe(how="best"),
     "embedding": Recipe("embedding:cosine"),
     "neighbours": Recipe("neighbours:votes"),
@@ -48,12 +53,13 @@ CANDIDATES: dict[str, Recipe] = {
 
 @dataclass(frozen=True)
 class Made:
-    """A candidate made of all training examples, with what a recipe says of it."""
+    """A candidate made of all training examples, with what a recipe says of it; `merge` is the rule or "auto"."""
 
     delta: Delta = field(repr=False)
     scores: Scores
     weights: Mapping[str, float]
     how: str
+    merge: str
     fit: Fit | None = field(default=None, repr=False)
 
 
@@ -157,9 +163,10 @@ class Maker:
             pool = Pool(target, self.modules, scores, dev=[], temperature=self.temperature, top_k=self.top_k)
             fit = fit_weights(pool, "learned", self.fit)
             delta = Delta(target.method, fit.tensors, target.method.settings(self.backbone.model))
-            return Made(delta, scores, fit.weights, "learned", fit)
+            return Made(delta, scores, fit.weights, "learned", "linear", fit)
         weights = weigh(scores, recipe.how, self.temperature, self.top_k)
-        return Made(merge(self.modules, weights, self.merge, self._note), scores, weights, recipe.how)
+        rule = recipe.merge or self.merge
+        return Made(merge(self.modules, weights, rule, self._note), scores, weights, recipe.how, rule)
 
     def _scored(self, target: Target, estimator: str) -> Scores:
         key = id(target.task), estimator
