@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.estimators import matrix, report
 from benchmarks.estimators import run as estimators
-from benchmarks.markdown import markdown
+from benchmarks.markdown import NOTHING, markdown
 from benchmarks.peers import report as peers
 from benchmarks.rows import Rows
 from benchmarks.sparsity import run as sparsity
@@ -34,6 +34,7 @@ from benchmarks.strategies.rates import KEY
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/results.md")
+NAMED = ("uniform", "gradient:first-order", "learned", "auto")
 EXPERIMENTS = {"ensembling": "development.json", "strategies": "report.json"}
 MARK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 
@@ -120,11 +121,17 @@ def of_peers() -> str:
     return peers.page(rows.rows, Experiment.read(peers.HERE / peers.CONFIG))
 
 
-def of_estimators() -> str:
-    """Every ranking against the transfer matrix of LoRA modules as they are, 64 examples."""
+def of_estimators(method: str, examples: int, steps: int, everywhere: bool = False) -> str:
+    """Every ranking against the transfer matrix of modules as they are, or after a short tune."""
     scores = Rows(estimators.HERE / "scores.jsonl", estimators.KEY).rows
     truth = Rows(matrix.HERE / "matrix.jsonl", matrix.KEY).rows
-    return markdown(report.HEAD, report.table_rows(scores, truth, "lora", 64, 0))
+    return markdown(report.HEAD, report.table_rows(scores, truth, method, examples, steps, everywhere))
+
+
+def of_heatmap() -> str:
+    """The transfer matrix as a picture, where it was drawn."""
+    drawn = (matrix.HERE / "heatmap.png").is_file()
+    return "![points above the shared start](../benchmarks/estimators/heatmap.png)" if drawn else NOTHING
 
 
 def of_stopping() -> str:
@@ -173,9 +180,14 @@ def of_keeping(benchmark: str, method: str, examples: int) -> str:
 
 def of_targets(benchmark: str, method: str, examples: int) -> str:
     """Each target by itself."""
-    named = ("uniform", "gradient:first-order", "learned", "auto")
-    lines = starts.target_rows(_start_rows(benchmark, method, examples), named)
-    return markdown((*starts.TARGET_HEAD, *named), lines)
+    lines = starts.target_rows(_start_rows(benchmark, method, examples), NAMED)
+    return markdown((*starts.TARGET_HEAD, *NAMED), lines)
+
+
+def of_categories(benchmark: str, method: str, examples: int) -> str:
+    """Gains over scratch by category of the target."""
+    lines = starts.category_rows(_start_rows(benchmark, method, examples), NAMED)
+    return markdown(("category", "targets", starts.SCRATCH, *NAMED), lines)
 
 
 def _start_rows(benchmark: str, method: str, examples: int) -> list[dict[str, Any]]:
@@ -185,6 +197,7 @@ def _start_rows(benchmark: str, method: str, examples: int) -> list[dict[str, An
 
 
 GROUPS = (*(("lora", examples) for examples in (16, 32, 64, 256)), ("adapter", 64), ("prefix", 64))
+RANKED = (("lora", 64, 0), ("lora", 64, 60), ("lora", 16, 0), ("lora", 256, 0), ("adapter", 64, 0), ("prefix", 64, 0))
 TABLES: dict[str, Callable[[], str]] = {
     **{
         f"{benchmark}_{what}_{method}_{examples}": partial(table, benchmark, method, examples)
@@ -194,6 +207,7 @@ TABLES: dict[str, Callable[[], str]] = {
             ("step0", of_step0),
             ("keeping", of_keeping),
             ("targets", of_targets),
+            ("categories", of_categories),
         )
         for benchmark in EXPERIMENTS
         for method, examples in GROUPS
@@ -206,7 +220,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "merging": of_merging,
     "starter": of_starter,
     "peers": of_peers,
-    "estimators": of_estimators,
+    **{
+        f"estimators_{method}_{examples}_{steps}": partial(of_estimators, method, examples, steps)
+        for method, examples, steps in RANKED
+    },
+    "estimators_everywhere": partial(of_estimators, "lora", 64, 0, everywhere=True),
+    "heatmap": of_heatmap,
     "stopping": of_stopping,
     "sparsity": of_sparsity,
     "sparsity_shrink": of_sparsity_shrink,

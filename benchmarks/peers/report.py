@@ -14,7 +14,19 @@ from benchmarks.strategies.report import SCRATCH, Row, gain, groups, runs
 
 HERE = Path(__file__).parent
 CONFIG = "peers.json"
-HEAD = ("start", "library", "targets", "step 0", "step 60", "best step", "gain at 60", "gain at best", "s", "MiB")
+HEAD = (
+    "start",
+    "library",
+    "targets",
+    "step 0",
+    "step 60",
+    "best step",
+    "gain at 60",
+    "gain at best",
+    "auto over it",
+    "s",
+    "MiB",
+)
 MEASURES = ("accuracy_step0", "accuracy_step60", "accuracy_best")
 
 
@@ -46,6 +58,7 @@ def table_rows(rows: Sequence[Row]) -> list[list[str]]:
         here = [row for row in rows if (row["start"], row["keep"]) == (start, keep)]
         means = [_mean(here, name) for name in MEASURES]
         gains = [gain(rows, start, name) if keep and start != SCRATCH else None for name in MEASURES[1:]]
+        auto = gain(rows, "auto", MEASURES[2], base=(start, keep)) if keep and start != "auto" else None
         targets = len({row["target"] for row in here})
         cost = [_mean(here, name) for name in ("seconds_start", "peak_start_mib")]
         shown = [
@@ -53,7 +66,7 @@ def table_rows(rows: Sequence[Row]) -> list[list[str]]:
             library(start),
             str(targets),
             *("-" if mean is None else f"{mean:.3f}" for mean in means),
-            *("-" if one is None else one.shown() for one in gains),
+            *("-" if one is None else one.shown() for one in (*gains, auto)),
             "-" if cost[0] is None else f"{cost[0]:.1f}",
             "-" if not cost[1] else f"{cost[1]:.0f}",
         ]

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from benchmarks.estimators.__main__ import words_of
 from benchmarks.estimators.report import ranking_metrics, table_rows
 
 ACCURACY = [0.8, 0.6, 0.7]
@@ -45,6 +46,32 @@ def test_a_table_is_made_of_the_targets_whose_matrix_is_there():
     assert [line[:2] for line in found] == [["good", "1"], ["bad", "1"]]
     assert found[0][3] == "0.0"
     assert found[1][3] == "30.0"
+
+
+def test_all_rankings_stand_on_the_same_targets_or_only_those_that_rank_all():
+    def row(estimator, target, good):
+        fields = {"method": "lora", "examples": 64, "seed": 0, "seconds": 1.0, "target": target}
+        return {**fields, "estimator": estimator, "scores": {"m": float(good), "n": float(not good)}}
+
+    matrix = [
+        {"target": target, "method": "lora", "steps": 0, "module": name, "accuracy": value}
+        for target in ("a", "b")
+        for name, value in [("m", 0.9), ("n", 0.6)]
+    ]
+    scores = [row("every", "a", True), row("every", "b", False), row("some", "a", True)]
+    shared = {line[0]: line for line in table_rows(scores, matrix, "lora", 64, 0)}
+    assert [shared[name][1] for name in ("every", "some")] == ["1", "1"]
+    assert shared["every"][3] == "0.0"  # without b, which the other does not rank
+    everywhere = table_rows(scores, matrix, "lora", 64, 0, everywhere=True)
+    assert [line[:2] for line in everywhere] == [["every", "2"]]
+    assert everywhere[0][3] == "15.0"
+    assert table_rows([], matrix, "lora", 64, 0) == []
+
+
+def test_a_config_has_options_for_all_parts_and_for_one():
+    config = {"targets": ["trec", "boolq"], "run": {"examples": 16}}
+    assert words_of(config, "matrix") == ["--targets", "trec,boolq"]
+    assert words_of(config, "run") == ["--targets", "trec,boolq", "--examples", "16"]
 
 
 def test_the_heat_map_has_gains_over_the_shared_start(tmp_path):

@@ -337,6 +337,7 @@ ROWS = [
         for seed in (0, 1)
     ),
     row("peft:cat", "snli", 0, 0.7, keep=None),
+    *(row("auto", target, seed, 0.66) for target in ("snli", "sst2") for seed in (0, 1)),
     *(row("mergekit:linear", target, 0, "PeerError: no wheel") for target in ("snli", "sst2")),
     row("uniform", "snli", 2, 0.1),  # a seed, a target, a tuning and a start that the experiment does not ask for
     row("uniform", "trec", 0, 0.1),
@@ -347,15 +348,16 @@ ROWS = [
 
 def test_the_table_has_ours_beside_theirs_with_gains_and_costs():
     lines = {line[0]: line[1:] for line in report.table_rows(report.runs(report.within(ROWS, EXPERIMENT), "lora", 64))}
-    assert list(lines) == ["uniform", "peft:svd", "scratch", "peft:cat"]
+    assert list(lines) == ["auto", "uniform", "peft:svd", "scratch", "peft:cat"]
     assert lines["uniform"][:5] == ["transfer", "2", "0.600", "0.600", "0.600"]
     assert lines["uniform"][5] == "+20.0% (+20.0 to +20.0)"
     assert lines["peft:svd"] == [
         *["peft", "2", "0.550", "0.550", "0.550"],
         *["+10.0% (+10.0 to +10.0)"] * 2,
-        *["3.0", "900"],
+        *["+20.0% (+20.0 to +20.0)", "3.0", "900"],
     ]
-    assert lines["scratch"][5:7] == ["-", "-"]
+    assert lines["scratch"][5:8] == ["-", "-", "+32.0% (+32.0 to +32.0)"]
+    assert lines["auto"][7] == "-"
     assert lines["peft:cat"][:7] == ["peft", "1", "0.700", "-", "-", "-", "-"]
 
 

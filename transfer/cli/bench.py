@@ -22,7 +22,7 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="The question: strategies, ensembling, estimators, peers, sparsity, stopping. What follows goes to it."
+            help="strategies, ensembling, estimators, peers, sparsity, stopping or speed. What follows goes to it."
         ),
     ],
 ) -> None:
