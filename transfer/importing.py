@@ -47,12 +47,18 @@ def import_checkpoint(
             gradient part of its own.
         allow_pickle: Read a pickle where there is no safetensors file: tensors and nothing else.
     Raises:
-        ConfigError: a plain checkpoint, and no backbone is given.
+        ConfigError: a plain checkpoint, and no backbone is given; or one with a card, and what that says is given too.
         DeltaError: names or shapes do not go with the backbone.
         FormatError: the folder holds a variant that cannot be read.
         ZooError: an exported module is not what its card says.
     """
     if (folder / "card.json").is_file():
+        told = (task is not None, category != "unknown", license != "unknown", data is not None)
+        names = ("--task", "--category", "--license", "--signature")
+        if named := [name for name, given in zip(names, told, strict=True) if given]:
+            raise ConfigError(
+                f"{folder} has a card of its own, which says that", found=" ".join(named), hint="leave these out"
+            )
         found = Module.load(folder)
         check_content(found)
         return Imported(Module.new(found.card, dict(found.tensors()), found.signature, found.start()))

@@ -23,11 +23,34 @@ MAX_DEPTH = 12  # of nested settings and metrics; real ones have three or four
 MAX_BYTES = 4 << 20  # of a card file; real ones have a few thousand
 
 
+def is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8: JSON and file names may hold halves of characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _text(value: str) -> str:
+    if not is_text(value):
+        raise ValueError(f"holds {value!r}, which is no text")
+    return value
+
+
+def _finite(name: str, value: float) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is not a finite number")
+    return number
+
+
 def _json(value: Any, depth: int = 0) -> Any:
     """Plain JSON only: what was written can be read again, by anyone."""
     if depth > MAX_DEPTH:
         raise ValueError(f"is nested more than {MAX_DEPTH} deep")
-    if value is None or isinstance(value, bool | int | str):
+    if isinstance(value, str):
+        return _text(value)
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -39,7 +62,7 @@ def _json(value: Any, depth: int = 0) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise ValueError(f"has the key {key!r}, which is not a string")
-        return {key: _json(item, depth + 1) for key, item in value.items()}
+        return {_text(key): _json(item, depth + 1) for key, item in value.items()}
     raise ValueError(f"holds a {type(value).__name__}, which JSON cannot hold")
 
 
@@ -48,11 +71,9 @@ def _metrics(value: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, item in value.items():
         if isinstance(item, Mapping) and depth < MAX_DEPTH:
-            found[name] = _metrics(item, depth + 1)
+            found[_text(name)] = _metrics(item, depth + 1)
         elif isinstance(item, int | float) and not isinstance(item, bool):
-            if not math.isfinite(item):
-                raise ValueError(f"{name} is {item}, which is not a finite number")
-            found[name] = float(item)
+            found[_text(name)] = _finite(name, item)
         else:
             raise ValueError(f"{name} is {item!r}, which is neither a number nor names of numbers")
     return found
@@ -74,7 +95,7 @@ def now() -> str:
 
 Json = Annotated[dict[str, Any], AfterValidator(_json)]
 Metrics = Annotated[dict[str, Any], AfterValidator(_metrics)]
-Text = Annotated[str, Field(max_length=2000)]
+Text = Annotated[str, Field(max_length=2000), AfterValidator(_text)]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -107,7 +128,7 @@ class Card:
     category: Text = "unknown"
     method: Annotated[str, Field(pattern=f"^{METHOD}$")]
     settings: Json
-    backbone: Annotated[str, Field(min_length=1, max_length=2000)]
+    backbone: Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(_text)]
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     metrics: Metrics = field(default_factory=dict)
     data: Json = field(default_factory=dict)
@@ -163,6 +184,8 @@ def parse_card(fields: Mapping[str, Any]) -> Card:
         fields = MIGRATIONS[schema](fields)
         schema += 1
         fields["schema"] = schema
+    if "self" in fields:  # no field has that name, and Python would take it for the card itself
+        raise CardError("the card has a field 'self', which no card has")
     return Card(**fields)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo.card import is_text
 from zoo.errors import ZooError
 from zoo.names import check_id
 from zoo.record import Record
@@ -93,10 +94,12 @@ class Catalog:
         self._ask("SELECT 1", ())
 
     def clear(self) -> None:
-        """Forget everything, so that every card is read again."""
+        """Have every card read again; until then what is known stays listed, for whoever asks meanwhile."""
         with contextlib.suppress(FileNotFoundError, sqlite3.DatabaseError), self._open() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("UPDATE modules SET inode = -1")
             connection.execute("DELETE FROM state")
-            connection.execute("DELETE FROM modules")
+            connection.execute("COMMIT")
 
     def _ask(self, query: str, values: Sequence[str]) -> list[tuple]:
         for attempt in range(3):
@@ -179,13 +182,13 @@ class Catalog:
         connection.execute("COMMIT")
 
     def _listing(self) -> dict[str, int]:
-        """Name -> inode of every folder; links are passed by, and so is what is hidden."""
+        """Name -> inode of every folder; links are passed by, and so are what is hidden and names that are no text."""
         try:
             with os.scandir(self.modules) as found:
                 return {
                     item.name: item.inode()
                     for item in found
-                    if not item.name.startswith(".") and item.is_dir(follow_symlinks=False)
+                    if not item.name.startswith(".") and is_text(item.name) and item.is_dir(follow_symlinks=False)
                 }
         except FileNotFoundError:
             return {}

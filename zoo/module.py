@@ -166,6 +166,11 @@ class Module:
 
         return read_start(self._zoo, check_start(self.card.start), dtype)
 
+    @property
+    def holds_no_start(self) -> bool:
+        """True for one in memory that was made without tensors of a start; the card may name one all the same."""
+        return self.folder is None and self._start is None
+
     def fits(self, fingerprint: str) -> bool:
         """True if it was trained on the backbone with this fingerprint."""
         return self.card.fingerprint == fingerprint
@@ -205,14 +210,14 @@ class Module:
         return own.merge(Signature.from_bytes(self._read(shared, record.task_signature)).task_part())
 
     def _open_tensors(self, folder: Path, dtype: torch.dtype | None, check: bool) -> Mapping[str, torch.Tensor]:
-        from zoo.formats import detect
+        from zoo.formats import stored
 
         if check:
             for name, expected in self.record.files.items():
                 if name != SIGNATURE:
                     self._check_file(folder / name, expected)
         card = self.card
-        tensors: Mapping[str, torch.Tensor] = detect(folder).open_tensors(folder, card.method, card.settings, dtype)
+        tensors: Mapping[str, torch.Tensor] = stored(folder).open_tensors(folder, card.method, card.settings, dtype)
         return tensors
 
     def _gone(self, path: Path) -> UnknownModuleError:

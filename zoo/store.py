@@ -251,7 +251,7 @@ class Zoo(ReadableZoo):
             if not self.has_start(start):
                 raise UnknownModuleError(f"no start named {start!r} in {self.path}", hint="give its tensors")
             return start
-        if start is None and card.start is not None and module.folder is None and self.has_start(card.start):
+        if start is None and card.start is not None and module.holds_no_start and self.has_start(card.start):
             return card.start
         tensors = module.start() if start is None else start
         if tensors is not None:

@@ -120,11 +120,26 @@ def test_an_exported_folder_comes_back_whole(small_zoo, tmp_path):
     assert all(torch.equal(value, first.start()[name]) for name, value in stored.start().items())
 
 
-def test_an_exported_folder_keeps_its_own_names(small_zoo, tmp_path):
+def test_an_exported_folder_says_itself_what_it_is(small_zoo, tmp_path):
     _, zoo = small_zoo()
-    first = next(iter(zoo))
+    zoo.export(next(iter(zoo)).id, tmp_path / "out")
+    for told, name in (({"task": "other"}, "--task"), ({"license": "CC0"}, "--license")):
+        with pytest.raises(ConfigError, match="a card of its own") as error:
+            import_checkpoint(tmp_path / "out", **told)
+        assert name in str(error.value)
+
+
+def test_an_exported_module_brings_its_own_start(small_zoo, tmp_path):
+    backbone, zoo = small_zoo()
+    first, own = next(iter(zoo)), Zoo(tmp_path / "own")
+    method = METHODS.get("lora")()
+    other = method.draw(backbone.model, 8)
+    named = own.add_start("lora", method.start_settings(backbone.model), backbone.fingerprint, other)
+    assert named == first.card.start
     zoo.export(first.id, tmp_path / "out")
-    assert import_checkpoint(tmp_path / "out", task="other", license="CC0").module.card.task == first.card.task
+    stored = own.add(import_checkpoint(tmp_path / "out").module)
+    assert all(torch.equal(value, first.start()[name]) for name, value in stored.start().items())
+    assert stored.card.start != named
 
 
 def test_heads_are_dropped_and_fronts_taken_off_and_both_are_told(bert, tmp_path):

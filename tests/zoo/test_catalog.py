@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -64,6 +65,46 @@ def test_a_catalogue_that_cannot_be_kept_is_done_without(zoo):
     path.mkdir()  # neither a database nor to be deleted as a file
     assert len(zoo) == 2
     assert len(Catalog(zoo.path / "modules", None).entries(task="rte")) == 1
+
+
+def test_what_is_there_stays_listed_while_another_process_has_all_read_again(zoo, monkeypatch):
+    """Between clearing and reading, whoever asks sees all that there was, and all cards are read again."""
+    catalogue = Catalog(zoo.path / "modules", zoo.path / "catalog.sqlite")
+    assert len(catalogue.ids()) == 2
+    catalogue.clear()
+    connection = sqlite3.connect(zoo.path / "catalog.sqlite")
+    assert connection.execute("SELECT count(*) FROM modules").fetchone() == (2,)
+    connection.close()
+    stamp = os.stat(zoo.path / "modules").st_mtime_ns - 10 * 10**9
+    os.utime(zoo.path / "modules", ns=(stamp, stamp))  # long settled
+    assert len(catalogue.ids()) == 2
+    assert len(Catalog(zoo.path / "modules", zoo.path / "catalog.sqlite").ids()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("provenance", {"by": "\ud800"}),
+        ("data", {"\ud800": 1}),
+        ("metrics", {"dev": {"accuracy": 10**400}}),
+        ("self", 1),
+    ],
+)
+def test_a_hostile_card_hides_none_of_the_others(name, value, zoo):
+    bad = zoo.add(module_of("trec"))
+    card = json.loads((bad.folder / "card.json").read_text())
+    card[name] = value
+    (bad.folder / "card.json").write_text(json.dumps(card))
+    shutil.move(bad.folder, zoo.path / "aside")
+    shutil.move(zoo.path / "aside", bad.folder)
+    zoo.rebuild()
+    assert len(zoo) == 2
+    assert [problem.where for problem in zoo.verify()] == [f"modules/{bad.id}"]
+
+
+def test_a_folder_whose_name_is_no_text_is_passed_over(zoo):
+    os.mkdir(os.fsencode(zoo.path / "modules") + b"/\xff\xfe")
+    assert len(zoo) == 2
 
 
 def test_only_new_cards_are_read(zoo, cards_read):

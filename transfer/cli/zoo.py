@@ -113,7 +113,13 @@ def add(
     ]
     added = []
     for folder, imported in read:
+        before = imported.module.id in store.ids()
         stored = store.add(imported.module)
+        if before:
+            lacks = sorted(set(imported.module.signature.holds) - set(stored.signature.holds))
+            more = f", without {', '.join(lacks)}: transfer zoo rm {stored.id} first" if lacks else ""
+            output.say(f"{stored.id}  from {folder} was there already{more}")
+            continue
         added.append(stored.id)
         output.say(f"{stored.id}  from {folder}")
         for note in imported.notes:

@@ -184,8 +184,9 @@ def _remedy(module: Module, part: str) -> str:
             f"or leave the module out: --exclude {module.id}"
         )
     return (
-        f"transfer zoo add FOLDER --signature {module.card.task}, which computes it from the task's examples "
-        f"(transfer zoo build stores it by itself); or leave the module out: --exclude {module.id}"
+        f"transfer zoo rm {module.id}, then transfer zoo add FOLDER --signature {module.card.task}, which computes it "
+        f"from the task's examples (transfer zoo build stores it by itself); or leave the module out: "
+        f"--exclude {module.id}"
     )
 
 

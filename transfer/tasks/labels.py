@@ -87,8 +87,12 @@ def fixed_labels(
     Raises:
         DataError: a label is not among them; names the line and the choices.
     """
-    exact, folded = _lookup(choices, values)
     names = table.label_names.get(column)
+    if values is None and names is None:
+        by_number = _all_numbers(table.need(column), choices)
+        if by_number is not None:
+            return by_number
+    exact, folded = _lookup(choices, values)
     labels = []
     for row, value in enumerate(table.need(column)):
         label = _find(value, exact, folded)
@@ -120,6 +124,8 @@ def row_labels(
     """
     given = None if values is None else {_key(value): i for i, value in enumerate(values)}
     labels = []
+    # Where choices are numbers a label may be meant as one of them or as a position: the same for the whole column.
+    texts = all(_own_text(value, own) is not None for value, own in zip(table.need(column), choices, strict=True))
     for row, value in enumerate(table.need(column)):
         own = choices[row]
         label: int | None = None
@@ -129,7 +135,7 @@ def row_labels(
         elif given is not None:
             label = given.get(_key(value))
         else:
-            label = _own_label(value, own)
+            label = _own_text(value, own) if texts else _own_place(value, own)
         if label is None or not 0 <= label < len(own):
             raise _out_of_range(table, row, column, value, own, 0)
         labels.append(label)
@@ -145,16 +151,34 @@ def counts_from_one(tables: Mapping[str, Table], column: str, choices: Sequence[
     return len(known) == len(numbers) and bool(known) and min(known) == 1 and max(known) == len(choices)
 
 
-def _own_label(value: Any, choices: Sequence[str]) -> int | None:
-    if isinstance(value, str):
-        text = " ".join(value.split())
-        own = [" ".join(choice.split()) for choice in choices]
-        if own.count(text) == 1:
-            return own.index(text)
-        if len(text) == 1 and "A" <= text.upper() <= "Z":
-            return ord(text.upper()) - ord("A")
+def _all_numbers(values: Sequence[Any], choices: Sequence[str]) -> list[int] | None:
+    """Positions by number, where all choices spell different numbers and every label is one of these; else None."""
+    places = {_number(choice): place for place, choice in enumerate(choices)}
+    numbers = [_number(value) for value in values]
+    if None in places or len(places) < len(choices) or not set(numbers) <= set(places):
+        return None
+    return [places[number] for number in numbers]
+
+
+def _own_text(value: Any, choices: Sequence[str]) -> int | None:
+    """The one choice with that text."""
+    if not isinstance(value, str):
+        return None
+    text = " ".join(value.split())
+    own = [" ".join(choice.split()) for choice in choices]
+    return own.index(text) if own.count(text) == 1 else None
+
+
+def _own_place(value: Any, choices: Sequence[str]) -> int | None:
+    """A choice's text where it is no number, its letter, or its position."""
     number = _number(value)
-    return int(number) if number is not None and number == int(number) else None
+    if number is not None:
+        return int(number) if number == int(number) else None
+    found = _own_text(value, choices)
+    text = value.strip().upper() if isinstance(value, str) else ""
+    if found is None and len(text) == 1 and "A" <= text <= "Z":
+        return ord(text) - ord("A")
+    return found
 
 
 def _lookup(choices: Sequence[str], values: Sequence[Any] | None) -> tuple[dict[Any, int], dict[str, int]]:

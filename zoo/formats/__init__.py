@@ -51,6 +51,19 @@ def format_for(method: str, settings: Mapping[str, Any], tensors: Mapping[str, t
     raise FormatError(f"no format holds a {method!r} module with these tensors", found=", ".join(STORED))
 
 
+def stored(folder: Path) -> ModuleType:
+    """The format that a zoo stored the module of a folder in.
+
+    Raises:
+        FormatError: it is in none of these.
+    """
+    for name in STORED:
+        format_ = get_format(name)
+        if format_.is_here(folder):
+            return format_
+    raise FormatError(f"{folder} holds no module as a zoo stores them", hint="transfer zoo verify tells more")
+
+
 def detect(folder: Path) -> ModuleType:
     """The format of the checkpoint in a folder.
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from zoo.card import read_json
 from zoo.errors import CardError, FormatError
@@ -109,9 +109,19 @@ def lora_rank(folder: Path, place: str, a: Sequence[int], b: Sequence[int]) -> i
 def number(folder: Path, config: Mapping[str, Any], name: str, default: float | None = None) -> float:
     """A finite number of a config; FormatError if it is something else."""
     value = config.get(name, default)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise FormatError(f"{name} in the config of {folder} is {value!r}, not a number")
+    if not is_number(value):
+        raise FormatError(f"{name} in the config of {folder} is {str(value)[:40]!r}, not a number")
     return value
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether it is a finite number, not a whole one that is too large to be one."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def count(folder: Path, config: Mapping[str, Any], name: str, default: int | None = None) -> int:

@@ -115,4 +115,6 @@ def open_tensors(
     folder: Path, method: str, settings: Mapping[str, Any], dtype: torch.dtype | None = None
 ) -> Mapping[str, torch.Tensor]:
     """Canonical name -> tensor of a folder that `write` made, mapped lazily."""
+    if method not in _PARTS:
+        raise FormatError(f"{folder} holds PEFT's files, and its card says {method!r}", found=f"{', '.join(_PARTS)}")
     return _PARTS[method].from_file(settings, FileTensors(plain_file(folder / TENSORS), dtype))

@@ -13,7 +13,7 @@ import torch
 
 from zoo.errors import FormatError
 from zoo.formats.checkpoint import Checkpoint
-from zoo.formats.layout import HEADS, count, left_out, lora_rank, lora_settings, number, renamed, strings
+from zoo.formats.layout import HEADS, count, is_number, left_out, lora_rank, lora_settings, number, renamed, strings
 from zoo.formats.peft_names import Front, fit_places, task_type
 from zoo.formats.peft_variants import refuse_variants, refuse_whole_modules
 from zoo.shapes import places_of
@@ -174,8 +174,8 @@ def _original(name: str) -> str:
 
 def _at(patterns: Any, place: str, default: float) -> float:
     for pattern, value in patterns.items() if isinstance(patterns, Mapping) else ():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise FormatError(f"alpha_pattern gives {pattern!r} the value {value!r}, which is not a number")
+        if not is_number(value):
+            raise FormatError(f"alpha_pattern gives {pattern!r} the value {str(value)[:40]!r}, which is not a number")
         # As peft.utils.other.get_pattern_key: a regular expression for the end of the name.
         if re.match(rf"(.*\.)?({_tame(pattern)})$", place):
             return float(value)

@@ -83,7 +83,7 @@ def test_what_is_done_is_not_done_again(tasks, copied, settings, in_process, mon
     result, _ = built(tasks, copied, settings)
     assert trained == []
     assert len(Zoo(copied)) == len(result.kept) == 1
-    (copied / ".build" / "chance-lora.json").unlink()
+    (copied / ".build" / "chance+lora.json").unlink()
     result, _ = built(tasks, copied, settings)
     assert trained == ["chance"]
     assert len(result.records) == 2
@@ -93,7 +93,7 @@ def test_a_build_that_dies_on_the_way_goes_on(tasks, copied, settings, in_proces
     def dies(job):
         raise KeyboardInterrupt
 
-    (copied / ".build" / "chance-lora.json").unlink()
+    (copied / ".build" / "chance+lora.json").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(work, "train", dies)
         with pytest.raises(KeyboardInterrupt):

@@ -129,3 +129,16 @@ def test_a_record_without_its_end_is_no_record(tmp_path, monkeypatch):
     records.put(whole, {"a": torch.ones(1)})
     assert records.get("moods", "lora") == whole
     assert records.tensors("moods", "lora")["a"].item() == 1
+
+
+def test_records_and_the_start_have_files_of_their_own(tmp_path):
+    records = Records(tmp_path)
+    begin = {"w": torch.ones(2)}
+    assert torch.equal(records.start("lora", lambda: begin)["w"].float(), begin["w"])
+    named = [("start", "lora"), ("a", "parallel-adapter"), ("a-parallel", "adapter")]
+    for place, (task, method) in enumerate(named):
+        records.put(record(task=task, method=method), {"w": torch.full((2,), float(place + 5))})
+    for place, (task, method) in enumerate(named):
+        assert records.get(task, method).task == task
+        assert float(records.tensors(task, method)["w"][0]) == place + 5
+    assert torch.equal(records.start("lora", lambda: begin)["w"].float(), begin["w"])

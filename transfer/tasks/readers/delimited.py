@@ -40,7 +40,9 @@ def read_tsv(path: Path, header: bool = True) -> Table:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Rows with the line each starts at. strict: a stray quote is an error, not text swallowed to the end of file."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = read_text(path)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a value may be as long as the file
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     start = 1
     while True:
         try:
