@@ -1,4 +1,4 @@
-"""On the starter zoo: the samples' relatives, modules of the same category, are found among the closest three.
+"""On the starter zoo, with 64 examples: the samples' relatives, of the same category, are among the closest three.
 
 Not so by the prediction family, and so it is not asked here: it goes by what modules answer as they stand. By loss a
 sentiment module that is sure of itself on the sample's harder sentences loses more than one that knows nothing of them;
@@ -22,7 +22,7 @@ def targets(embedded):
     def make(name, method):
         if (name, method) not in kept:
             modules = find_sources(Zoo.starter(), embedded, method)
-            task = load_task(name, examples=32, source="sample")
+            task = load_task(name, examples=64, source="sample")
             kept[name, method] = modules, Target.for_modules(task, embedded, modules, method)
         return kept[name, method]
 
