@@ -81,7 +81,8 @@ class EncoderBackbone(Backbone):
     def _pooled(self, batch: Any) -> Tensor:
         """Mean states (rows, width). On a CPU rows of unequal lengths are read in groups, with less padding."""
         mask = batch["attention_mask"]
-        parts = groups(mask.sum(dim=1).tolist()) if mask.device.type == "cpu" and not self.serving else []
+        together = mask.device.type != "cpu" or "modules" in batch or self.serving
+        parts = [] if together else groups(mask.sum(dim=1).tolist())
         if len(parts) < 2:
             with self.routed(batch.get("modules")):
                 return self._pooled_at_once(batch["input_ids"], mask)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from transfer.backbones import encoder
 from transfer.backbones.ragged import groups
 from transfer.deltas import METHODS
+from transfer.errors import BackboneError
 
 LONG = "text: " + "warm and funny " * 60
 ROWS = [{"input": text, "choices": ["no", "yes"], "label": 1} for text in ("text: a", LONG, "text: so so", LONG[:300])]
@@ -33,6 +34,14 @@ def test_no_division_into_groups_costs_less(lengths, pass_cost):
         for cuts in itertools.combinations(range(1, len(lengths)), count)
     )
     assert cost(found, lengths, pass_cost) == min(cost(parts, lengths, pass_cost) for parts in divisions)
+
+
+def test_rows_that_name_modules_are_refused_while_none_are_served():
+    backbone = tiny.tiny_backbone("bert")
+    batch = backbone.collate(backbone.encode(ROWS))
+    batch["input"]["modules"] = torch.zeros(len(ROWS), dtype=torch.long)
+    with pytest.raises(BackboneError, match="none are served"):
+        backbone(**batch)
 
 
 def test_no_rows_are_no_groups():
