@@ -19,18 +19,20 @@ class Rows:
     def __init__(self, path: Path, key: Iterable[str]) -> None:
         self.path = path
         self.key = tuple(key)
-        self._mend()
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        whole = text[: text.rfind("\n") + 1]  # a kill, or a run that is at it, may have left half a line
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines() if line.strip()]
+        self._mended = False
         self._environment = environment()
 
     def _mend(self) -> None:
-        """Cut off a last line that a kill left unfinished; it has no end."""
-        if self.path.is_file():
+        """Cut off a last line that a kill left unfinished; only who writes may: a reader may have come in between."""
+        if self.path.is_file() and not self._mended:
             text = self.path.read_bytes()
             if text and not text.endswith(b"\n"):
                 with self.path.open("r+b") as file:
                     file.truncate(text.rfind(b"\n") + 1)
+        self._mended = True
 
     def done(self, **run: Any) -> dict[str, Any] | None:
         """The row of that run, or None."""
@@ -48,6 +50,7 @@ class Rows:
         row |= self._environment | {"peak_memory_mib": peak_memory()}
         self.rows.append(row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._mend()
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         return row
