@@ -88,11 +88,15 @@ def factor_of(delta: Any) -> float:
 def _mixed(
     rows: list[Mapping[str, Any]], backbone: Backbone, fields: Sequence[str], choose: bool, deltas: Sequence[Any]
 ) -> list[Prediction]:
-    """Answers of rows that each have a delta of their own; equal objects are one delta."""
-    unique = {id(delta): delta for delta in deltas if delta is not None}
+    """Answers of rows that each have a delta of their own; equal objects are one delta, and so are equal ids."""
+
+    def key_of(delta: Any) -> Any:
+        return getattr(delta, "id", None) or id(delta)  # a zoo makes a new object each time it is asked
+
+    unique = {key_of(delta): delta for delta in deltas if delta is not None}
     order = {key: number for number, key in enumerate(unique)}
     with backbone.serve(list(unique.values())):
-        numbers = [order.get(id(delta), -1) for delta in deltas]
+        numbers = [order.get(key_of(delta), -1) for delta in deltas]
         return _answers(rows, backbone, fields, choose, numbers, [factor_of(delta) for delta in deltas])
 
 

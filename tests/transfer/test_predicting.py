@@ -142,3 +142,12 @@ def test_each_row_is_answered_by_its_own_delta(arch, small_zoo):
     for more in ({"deltas": deltas[:3]}, {"delta": first, "deltas": deltas}):
         with pytest.raises(ConfigError, match="one for each row"):
             predict(ROWS, backbone, **more)
+
+
+def test_one_module_fetched_twice_is_one_delta(small_zoo):
+    backbone, zoo = small_zoo()
+    module_id = next(iter(zoo)).id
+    rows = [{"input": f"text: film {i}", "choices": ["bad", "good"]} for i in range(3)]
+    alone = predict(rows, backbone, zoo.get(module_id))
+    found = predict(rows, backbone, deltas=[zoo.get(module_id) for _ in rows])
+    assert [one.answer for one in found] == [one.answer for one in alone]

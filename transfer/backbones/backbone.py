@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transfer.backbones.attention import quick_gradients
 from transfer.backbones.carrier import Carrier, Numbers
 from transfer.backbones.encoding import Encoded, buckets, encode_texts
+from transfer.deltas.attached import backbone_parameters
 from transfer.errors import BackboneError, ConfigError, DataError
 from transfer.paths import without_folders
 
@@ -62,7 +63,9 @@ class Backbone(Carrier):
             raise ConfigError(f"max_length must be at least 8 tokens, got {max_length}")
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-        self.model = model.requires_grad_(False)
+        for _, parameter in backbone_parameters(model):  # a delta that is on it already goes on training
+            parameter.requires_grad_(False)
+        self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.fingerprint = fingerprint

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from transfer.deltas.attached import Attachment
 from transfer.paths import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -24,12 +25,14 @@ def fingerprint(model: torch.nn.Module, tokenizer: Any) -> str:
     """64 hex digits: fp32 bytes of the base model's parameters, sorted by name, and the vocabulary.
 
     The prefix of a task class (`bert.`), pooler and task heads are left out, so `BertModel`, `BertForMaskedLM` and a
-    sentence encoder with the same weights agree. Buffers are left out: they differ between versions of transformers.
+    sentence encoder with the same weights agree. Deltas that are on the model are no part of it. Buffers are left out:
+    they differ between versions of transformers.
     """
     base = base_of(model)
+    deltas = {id(p) for module in base.modules() if isinstance(module, Attachment) for p in module.parameters()}
     digest = hashlib.sha256()
     for name, parameter in sorted(base.named_parameters(), key=lambda item: item[0]):
-        if name.startswith(_SKIP):
+        if name.startswith(_SKIP) or id(parameter) in deltas:
             continue
         values = parameter.detach().to(device="cpu", dtype=torch.float32).contiguous()
         digest.update(f"{name} {tuple(values.shape)}\n".encode())

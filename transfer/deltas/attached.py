@@ -61,7 +61,11 @@ class Site(Part):
         """
         self._rows = dict(rows)
         for name, trained in self._rows.items():
-            self.get_parameter(name).register_hook(functools.partial(_rows_alone, trained))
+            parameter = self.get_parameter(name)
+            trains = parameter.requires_grad
+            parameter.requires_grad_(True)  # a frozen one takes no hook, and may be thawed later
+            parameter.register_hook(functools.partial(_rows_alone, trained))
+            parameter.requires_grad_(trains)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

@@ -97,6 +97,9 @@ class LoRA(DeltaMethod):
         places = self.places(model)
         return replace(self, ranks=_by_place(model, places, self.ranks), alphas=_by_place(model, places, self.alphas))
 
+    def fixed(self, model: nn.Module) -> Self:
+        return super(LoRA, self.on(model)).fixed(model)
+
     def shapes_by_place(self, model: nn.Module) -> dict[str, dict[str, tuple[int, ...]]]:
         return super(LoRA, self.on(model)).shapes_by_place(model)
 

@@ -154,7 +154,8 @@ class InputSite(Site):
         self._seen: torch.Tensor | None = None
 
     def install(self, module: nn.Module) -> list[RemovableHandle]:
-        return [module.register_forward_pre_hook(self.keep, with_kwargs=True)]
+        # First of all: a prefix of DeBERTa lengthens the input in a hook of its own.
+        return [module.register_forward_pre_hook(self.keep, with_kwargs=True, prepend=True)]
 
     def uninstall(self, module: nn.Module) -> None:
         self._seen = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 
@@ -10,7 +11,8 @@ import tiny
 import torch
 from torch import nn
 
-from transfer.deltas import Adapter, BitFit, LoRA, Prefix, SoftPrompt, Switch
+from transfer.backbones import wrap_model
+from transfer.deltas import Adapter, Attached, BitFit, LoRA, Mixed, ParallelAdapter, Prefix, SoftPrompt, Switch
 
 KINDS = {
     "one place": ("bert", [LoRA(where=("attn.proj",)), Adapter(where=("attn.proj",)), BitFit(where=("attn.proj",))]),
@@ -86,3 +88,54 @@ def test_going_through_many_modules_attaches_once_and_takes_no_longer_for_the_la
     assert [id(parameter) for parameter in model.parameters()] == parameters
     # Medians: a pause of the machine is not the switch's. One that grew by each module would be over 3 times slower.
     assert sorted(seconds[-15:])[7] < 3 * sorted(seconds[:15])[7]
+
+
+@torch.no_grad()
+def test_a_parallel_adapter_reads_what_the_model_gave_whatever_came_before(inputs_for, outputs, tiny_model):
+    model, inputs = tiny_model("deberta-v2"), inputs_for("deberta-v2")
+    made = [tiny.random_delta(method, model, 1) for method in (Prefix(length=3), ParallelAdapter())]
+    found = []
+    for order in (made, made[::-1]):
+        attached = [delta.attach(model) for delta in order]
+        found.append(outputs(model, inputs))
+        for one in attached:
+            one.detach()
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_frozen_delta_on_a_fused_layer_is_copied_and_still_trains_its_rows_alone(inputs_for, tiny_model):
+    model = tiny_model("gpt2")
+    attached = LoRA().attach(model)
+    attached.requires_grad_(False)
+    copied = copy.deepcopy(model)
+    attached.detach()
+    (theirs,) = [child for child in copied.children() if isinstance(child, Attached)]
+    assert not any(parameter.requires_grad for parameter in theirs.parameters())
+    theirs.requires_grad_(True)
+    copied(**inputs_for("gpt2")).logits.sum().backward()
+    rows = [p.grad.abs().sum(dim=1) for name, p in theirs.named_parameters() if name.endswith("lora_B")]
+    assert all((row == 0).any() for row in rows)  # those of the keys
+    assert all((row != 0).any() for row in rows)
+
+
+@torch.no_grad()
+def test_ranks_and_alphas_by_common_names_act_in_a_mixed_batch_too(inputs_for, outputs, tiny_model):
+    model, inputs = tiny_model("bert"), inputs_for("bert")
+    delta = tiny.random_delta(LoRA(ranks={"attn.q": 4}, alphas={"attn.v": 32.0}), model, 1)
+    attached = delta.attach(model)
+    alone = outputs(model, inputs)
+    attached.detach()
+    mixed = Mixed(model, [delta]).attach()
+    with mixed.rows([0] * len(inputs["input_ids"])):
+        torch.testing.assert_close(outputs(model, inputs), alone, rtol=1e-4, atol=1e-5)
+    mixed.detach()
+
+
+def test_a_model_with_a_delta_on_it_is_the_same_backbone_and_the_delta_trains(tiny_model):
+    bare = tiny.tiny_backbone("bert")
+    model = copy.deepcopy(bare.model)
+    attached = LoRA().attach(model)
+    found = wrap_model(model, bare.tokenizer)
+    assert found.fingerprint == bare.fingerprint
+    assert all(parameter.requires_grad for parameter in attached.parameters())
+    assert not any(p.requires_grad for name, p in model.named_parameters() if "lora" not in name)
