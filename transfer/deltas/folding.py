@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
-from transfer.deltas.attached import Attached, Site
+from transfer.deltas.attached import Attached, Attachment, Site
 from transfer.deltas.dotted import joined
 from transfer.deltas.modules import named_modules
 from transfer.errors import DeltaError
@@ -28,6 +30,25 @@ def fold(attached: Attached) -> nn.Module:
     return attached.host
 
 
+def _check_first(attached: Attached, modules: Mapping[str, nn.Module]) -> None:
+    """Refuse where what was attached before acts at the same place and is no change of parameters: it comes first.
+
+    Folded in, the delta would go before it, and the host would answer otherwise.
+    """
+    places = {site.place for site in attached.sites if isinstance(site, Site)}
+    for other in attached.host.children():
+        if other is attached:
+            return
+        for site in other.sites if isinstance(other, Attachment) else ():
+            place = getattr(site, "place", None)
+            if place in places and (not isinstance(site, Site) or site.changes(modules[place]) is None):
+                raise DeltaError(
+                    f"this delta cannot be merged into the backbone: another one acts before it at {place!r}",
+                    found=f"a {type(site).__name__}",
+                    hint="detach that one first",
+                )
+
+
 @torch.no_grad()
 def merged_values(attached: Attached) -> dict[str, torch.Tensor]:
     """Name of every parameter that the delta changes -> its value with the delta folded in, in its own dtype.
@@ -41,6 +62,7 @@ def merged_values(attached: Attached) -> dict[str, torch.Tensor]:
         raise DeltaError("this delta is on no model that it could be merged into", hint="attached.attach() first")
     modules, owners = named_modules(attached.host), _owners(attached.host)
     method, values = attached.method.method, {}
+    _check_first(attached, modules)
     for site in attached.sites:
         assert isinstance(site, Site)
         module = modules[site.place]

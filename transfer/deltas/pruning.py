@@ -71,7 +71,8 @@ def prune(thing: Any) -> Delta:
         at=places,
         parts={place: names for place, names in delta.settings.get("parts", {}).items() if place in places},
     )
-    return Delta(lora, tensors)
+    embeddings = [place for place in delta.settings.get("embeddings", ()) if place in places]
+    return Delta(lora, tensors, {**lora.settings(), **({"embeddings": embeddings} if embeddings else {})})
 
 
 def prune_module(module: Module) -> Module:

@@ -23,7 +23,8 @@ from transfer.similarity.sources import places_of
 from transfer.similarity.switching import method_of
 from zoo import Module
 
-SCALING = frozenset({"rank", "alpha", "ranks", "alphas", "rslora", "places"})  # settings that products account for
+# Settings that products account for.
+SCALING = frozenset({"rank", "alpha", "ranks", "alphas", "rslora", "places", "parts", "embeddings"})
 
 
 class Factor(NamedTuple):
@@ -151,8 +152,24 @@ class Products:
             at=tuple(self.places),
             ranks=others,
             alphas={place: scale * value for place, value in others.items()},
+            parts=self._parts(),
         )
-        return Delta(method, tensors, method.settings())
+        embeddings = {place for module in self.modules for place in module.card.settings.get("embeddings", ())}
+        known = {"embeddings": [place for place in self.places if place in embeddings]} if embeddings else {}
+        return Delta(method, tensors, {**method.settings(), **known})
+
+    def _parts(self) -> dict[str, list[str]]:
+        """place -> the parts of its fused layer that any module trains; not where one of them trains the whole."""
+        found: dict[str, set[str]] = {}
+        whole: set[str] = set()
+        for module in self.modules:
+            parts = module.card.settings.get("parts", {})
+            for place in self._at[module.id]:
+                if place in parts:
+                    found.setdefault(place, set()).update(parts[place])
+                else:
+                    whole.add(place)
+        return {place: sorted(names) for place, names in found.items() if place not in whole}
 
     def _nothing(self, place: str) -> Factors:
         n_out, n_in = self.size(place)

@@ -7,7 +7,7 @@ import tiny
 import torch
 from torch import nn
 
-from transfer.deltas import METHODS, BitFit, LoRA
+from transfer.deltas import METHODS, Adapter, BitFit, LoRA
 from transfer.errors import DeltaError
 
 EXACT = ("lora", "bitfit", "sora")
@@ -124,3 +124,17 @@ def test_only_what_is_attached_can_be_merged(tiny_model):
     attached = LoRA().attach(tiny_model("bert")).detach()
     with pytest.raises(DeltaError, match="on no model"):
         attached.merge()
+
+
+def test_what_acts_before_at_the_same_place_is_in_the_way(tiny_model):
+    model = tiny_model("bert")
+    first = Adapter(where=("attn.proj",)).attach(model)
+    lora = LoRA(where=("attn.proj",)).attach(model)
+    with pytest.raises(DeltaError, match="another one acts before it"):
+        lora.merge()
+    assert lora.attached
+    first.detach()
+    lora.merge()
+    with_plain = BitFit(where=("attn.proj",)).attach(model)
+    LoRA(where=("attn.proj",)).attach(model).merge()  # a bias before it is a change of parameters itself
+    with_plain.detach()

@@ -159,3 +159,12 @@ def test_ranks_are_counted_by_layer_and_part(tiny_model):
     assert ranks.share == pytest.approx((6 * 64 + 4 * 96) / (6 * 64 + 6 * 96))
     assert ranks.to_json()["ranks_by_block"] == {"0": 6, "1": 4}
     assert ranks_of(LoRA(rank=5).attach(tiny_model("bert"))).share == 1
+
+
+def test_a_pruned_sora_still_says_which_places_are_embeddings(tiny_model):
+    model, method = tiny_model("bert"), SoRA(where=("embeddings", "attn.q"), rank=4)
+    tensors = tiny.random_delta(method, model, 1).tensors
+    settings = method.settings(model)
+    pruned = prune(Delta(method, tensors, settings))
+    assert pruned.settings["embeddings"] == settings["embeddings"]
+    assert set(pruned.settings["embeddings"]) <= set(pruned.settings["places"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -13,7 +14,7 @@ from transfer.deltas.delta import Delta
 from transfer.ensembling import merge
 from transfer.ensembling.factoring import Cut, from_factors, from_matrix
 from transfer.errors import ConfigError, DeltaError
-from zoo import Zoo
+from zoo import Module, Zoo
 
 weights_ = st.floats(-4, 4).map(lambda value: round(value, 3))
 few = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -271,3 +272,13 @@ def test_a_merge_of_uneven_ranks_is_stored_and_read_as_it_was(strangers, tmp_pat
     zoo = Zoo(tmp_path)
     again = Delta.from_module(zoo.get(zoo.add(Module.new(card, joined.tensors)).id))
     close(products(again), products(joined), 1e-7)
+
+
+def test_default_loras_of_a_fused_layer_are_summed_and_keep_their_parts(small_zoo):
+    _, zoo = small_zoo("gpt2")
+    modules = [Module.new(dataclasses.replace(m.card, start=None), dict(m.tensors())) for m in zoo][:2]
+    weights = {module.id: 0.5 for module in modules}
+    found = merge(modules, weights, "svd")
+    parts = modules[0].card.settings["parts"]
+    assert {place: list(names) for place, names in found.settings["parts"].items()} == parts
+    close(products(merge(modules, weights, "concat")), full_sum(modules, weights))
