@@ -29,7 +29,7 @@ def prune(thing: Any) -> Delta:
     Returns:
         A `Delta` of `LoRA`, with the tensors in the dtype they had.
     Raises:
-        DeltaError: it is no SoRA, or no gate is left.
+        DeltaError: it is no SoRA, no gate is left, or ranks or alphas are by names that are no places.
     """
     delta = Delta.from_attached(thing) if isinstance(thing, Attached) else Delta.of(thing)
     sora = delta.method
@@ -37,6 +37,12 @@ def prune(thing: Any) -> Delta:
         raise DeltaError(
             f"method {sora.method!r} has no gates, so there is nothing to prune",
             hint="leave the pruning out; or train a module with --method sora",
+        )
+    gated = {name.removesuffix(f".{GATE}") for name in delta.tensors if name.endswith(GATE)}
+    if named := sorted({*sora.ranks, *sora.alphas} - gated):
+        raise DeltaError(
+            f"ranks or alphas of this delta are by a name, {named[0]!r}, and which places that means a model says",
+            hint="prune what is attached; or Delta(method.on(model), tensors)",
         )
     tensors: dict[str, torch.Tensor] = {}
     ranks: dict[str, int] = {}

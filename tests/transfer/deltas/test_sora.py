@@ -168,3 +168,16 @@ def test_a_pruned_sora_still_says_which_places_are_embeddings(tiny_model):
     pruned = prune(Delta(method, tensors, settings))
     assert pruned.settings["embeddings"] == settings["embeddings"]
     assert set(pruned.settings["embeddings"]) <= set(pruned.settings["places"])
+
+
+@torch.no_grad()
+def test_ranks_by_common_names_are_pruned_once_a_model_has_said_their_places(inputs_for, outputs, tiny_model):
+    model, inputs = tiny_model("bert"), inputs_for("bert")
+    delta = tiny.random_delta(SoRA(rank=4, ranks={"attn.q": 2}, alphas={"attn.v": 32.0}), model, 1)
+    with pytest.raises(DeltaError, match=r"by a name, 'attn\.q'"):
+        prune(delta)
+    attached = delta.attach(model)
+    expected, pruned = outputs(model, inputs), prune(attached)
+    attached.detach()
+    pruned.attach(model)
+    torch.testing.assert_close(outputs(model, inputs), expected, rtol=1e-4, atol=1e-5)
