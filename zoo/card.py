@@ -34,14 +34,12 @@ def _text(value: str) -> str:
     return value
 
 
-def _finite(name: str, value: float) -> float:
+def is_finite(value: float) -> bool:
+    """Also of a whole number, which may be too large for a float."""
     try:
-        number = float(value)
+        return math.isfinite(value)
     except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"{name} is not a finite number")
-    return number
+        return False
 
 
 def _json(value: Any, depth: int = 0) -> Any:
@@ -73,7 +71,9 @@ def _metrics(value: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
         if isinstance(item, Mapping) and depth < MAX_DEPTH:
             found[_text(name)] = _metrics(item, depth + 1)
         elif isinstance(item, int | float) and not isinstance(item, bool):
-            found[_text(name)] = _finite(name, item)
+            if not is_finite(item):
+                raise ValueError(f"{name} is not a finite number")
+            found[_text(name)] = float(item)
         else:
             raise ValueError(f"{name} is {item!r}, which is neither a number nor names of numbers")
     return found

@@ -94,8 +94,7 @@ class Runner:
         That of scratch for what is scratch: `auto` may hand it over.
         """
         of = {**problem.named(), "examples": self.experiment.rate_examples, "seed": RATE_SEED}
-        same = start == "scratch" or problem.is_scratch(start_of(problem, start, self.more).delta)
-        kind = "scratch" if same else "uniform"
+        kind = "scratch" if problem.is_scratch(start_of(problem, start, self.more).delta) else "uniform"
 
         def make() -> tuple[Problem, Delta]:
             chooser = problem

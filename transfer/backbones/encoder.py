@@ -82,14 +82,15 @@ class EncoderBackbone(Backbone):
         """Mean states (rows, width). On a CPU rows of unequal lengths are read in groups, with less padding."""
         mask = batch["attention_mask"]
         together = mask.device.type != "cpu" or "modules" in batch or self.serving
-        parts = [] if together else groups(mask.sum(dim=1).tolist())
+        lengths = [] if together else mask.sum(dim=1).tolist()
+        parts = groups(lengths)
         if len(parts) < 2:
             with self.routed(batch.get("modules")):
                 return self._pooled_at_once(batch["input_ids"], mask)
         rows = [torch.from_numpy(part) for part in parts]
         pooled = []
         for part in rows:
-            width = int(mask[part[0]].sum())  # the longest comes first; `pad` puts padding to the right
+            width = lengths[part[0]]  # the longest comes first; `pad` puts padding to the right
             pooled.append(self._pooled_at_once(batch["input_ids"][part, :width], mask[part, :width]))
         return torch.cat(pooled)[torch.argsort(torch.cat(rows))]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from transfer.deltas.attached import Attachment
+from transfer.deltas.attached import backbone_parameters
 from transfer.paths import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -29,10 +29,10 @@ def fingerprint(model: torch.nn.Module, tokenizer: Any) -> str:
     they differ between versions of transformers.
     """
     base = base_of(model)
-    deltas = {id(p) for module in base.modules() if isinstance(module, Attachment) for p in module.parameters()}
+    own = {id(parameter) for _, parameter in backbone_parameters(base)}
     digest = hashlib.sha256()
     for name, parameter in sorted(base.named_parameters(), key=lambda item: item[0]):
-        if name.startswith(_SKIP) or id(parameter) in deltas:
+        if name.startswith(_SKIP) or id(parameter) not in own:
             continue
         values = parameter.detach().to(device="cpu", dtype=torch.float32).contiguous()
         digest.update(f"{name} {tuple(values.shape)}\n".encode())

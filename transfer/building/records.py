@@ -124,28 +124,32 @@ class Records:
                 hint="another --out",
             )
 
+    def _file(self, task: str, method: str, end: str) -> Path:
+        """A plus sign stands in no task and no method, so no two of them share a file."""
+        return self.folder / f"{task}+{method}.{end}"
+
     def get(self, task: str, method: str) -> Record | None:
         """The record, or None when that module was not trained yet."""
-        path = self.folder / f"{task}+{method}.json"
+        path = self._file(task, method, "json")
         if not path.is_file():
             return None
         return Record(**json.loads(path.read_text(encoding="utf-8")))
 
     def has_tensors(self, task: str, method: str) -> bool:
         """True while what was trained still lies beside its record; once it is in the zoo it may go."""
-        return (self.folder / f"{task}+{method}.safetensors").is_file()
+        return self._file(task, method, "safetensors").is_file()
 
     def tensors(self, task: str, method: str) -> dict[str, torch.Tensor]:
         """Canonical name -> stored tensor."""
-        return load_file(self.folder / f"{task}+{method}.safetensors")
+        return load_file(self._file(task, method, "safetensors"))
 
     def put(self, record: Record, tensors: Mapping[str, torch.Tensor]) -> None:
         """Write tensors first and the record last: what has a record is complete."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"{record.task}+{record.method}"
-        _replace(self.folder / f"{name}.safetensors", lambda path: save_file(dict(tensors), path))
+        named = record.task, record.method
+        _replace(self._file(*named, "safetensors"), lambda path: save_file(dict(tensors), path))
         text = json.dumps(asdict(record), indent=1, sort_keys=True)
-        _replace(self.folder / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+        _replace(self._file(*named, "json"), lambda path: path.write_text(text, encoding="utf-8"))
 
     def start(self, name: str, make: Any) -> dict[str, torch.Tensor]:
         """The start kept under `name`; drawn by `make()` the first time and read ever after.

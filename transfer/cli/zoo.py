@@ -113,7 +113,7 @@ def add(
     ]
     added = []
     for folder, imported in read:
-        before = imported.module.id in store.ids()
+        before = imported.module.id in store
         stored = store.add(imported.module)
         if before:
             lacks = sorted(set(imported.module.signature.holds) - set(stored.signature.holds))

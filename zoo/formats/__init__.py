@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -51,16 +51,19 @@ def format_for(method: str, settings: Mapping[str, Any], tensors: Mapping[str, t
     raise FormatError(f"no format holds a {method!r} module with these tensors", found=", ".join(STORED))
 
 
+def _here(folder: Path, names: Iterable[str]) -> ModuleType | None:
+    """The first of these formats that lies in a folder."""
+    return next((format_ for format_ in map(get_format, names) if format_.is_here(folder)), None)
+
+
 def stored(folder: Path) -> ModuleType:
     """The format that a zoo stored the module of a folder in.
 
     Raises:
         FormatError: it is in none of these.
     """
-    for name in STORED:
-        format_ = get_format(name)
-        if format_.is_here(folder):
-            return format_
+    if (found := _here(folder, STORED)) is not None:
+        return found
     raise FormatError(f"{folder} holds no module as a zoo stores them", hint="transfer zoo verify tells more")
 
 
@@ -70,10 +73,8 @@ def detect(folder: Path) -> ModuleType:
     Raises:
         FormatError: there is none.
     """
-    for name in FORMATS:
-        format_ = get_format(name)
-        if format_.is_here(folder):
-            return format_
+    if (found := _here(folder, FORMATS)) is not None:
+        return found
     there = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else []
     raise FormatError(
         f"no checkpoint in {folder}",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from zoo.card import read_json
+from zoo.card import is_finite, read_json
 from zoo.errors import CardError, FormatError
 from zoo.files import plain_file
 from zoo.tensors import FileTensors, RenamedTensors
@@ -116,12 +115,7 @@ def number(folder: Path, config: Mapping[str, Any], name: str, default: float | 
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether it is a finite number, not a whole one that is too large to be one."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+    return isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)
 
 
 def count(folder: Path, config: Mapping[str, Any], name: str, default: int | None = None) -> int:
