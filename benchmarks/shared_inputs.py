@@ -18,8 +18,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-HERE = Path(__file__).parent
-FILE = HERE / "shared_inputs.json"
+from benchmarks.targets import RELATED
+
+FILE = Path(__file__).parent / "shared_inputs.json"
 MARK = re.compile(r"(?:^|\s)[a-z_]+:\s", re.IGNORECASE)
 END = re.compile(r"[.!?\n]+")
 OTHER = re.compile(r"[^a-z0-9 ]+")
@@ -67,9 +68,8 @@ def shares(tasks: Path) -> dict[str, dict[str, float]]:
 
 def related(target: str) -> list[str]:
     """The target's own task, what is written down as related to it, and what shares sentences with it either way."""
-    groups = json.loads((HERE / "targets.json").read_text(encoding="utf-8"))["related_groups"]
     pairs = json.loads(FILE.read_text(encoding="utf-8"))["shares"]
-    names = {target, *(name for group in groups if target in group for name in group), *pairs.get(target, {})}
+    names = {target, *(name for group in RELATED if target in group for name in group), *pairs.get(target, {})}
     return sorted(names | {other for other, sources in pairs.items() if target in sources})
 
 

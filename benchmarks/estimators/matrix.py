@@ -11,7 +11,6 @@ method (for `scratch`: once for it). Test is measured and never used to choose.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from benchmarks.shared_inputs import related
 from benchmarks.strategies.problem import Problem, Tuning
 from benchmarks.strategies.rates import GRID, choose_rate
 from benchmarks.strategies.rates import KEY as RATE_KEY
+from benchmarks.targets import TARGETS
 from transfer.backbones import load_backbone
 from transfer.deltas import Delta
 from transfer.ensembling import merge
@@ -33,7 +33,6 @@ from transfer.similarity import find_sources
 from zoo import Zoo
 
 HERE = Path(__file__).parent
-TARGETS = json.loads((HERE.parent / "targets.json").read_text(encoding="utf-8"))
 KEY = ("target", "method", "module", "steps", "examples", "seed")
 SEED = 0
 

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.estimators.matrix import HERE, TARGETS
+from benchmarks.estimators.matrix import HERE
 from benchmarks.estimators.matrix import KEY as MATRIX_KEY
 from benchmarks.estimators.others import OTHERS, Ranking, prepare
 from benchmarks.options import parsed
 from benchmarks.pace import Pace
 from benchmarks.rows import Rows
 from benchmarks.shared_inputs import related
+from benchmarks.targets import TARGETS
 from transfer.backbones import Backbone, load_backbone
 from transfer.errors import ConfigError
 from transfer.similarity import ESTIMATORS, Target, find_sources

@@ -23,9 +23,9 @@ from scipy.special import log_softmax
 from benchmarks.options import parsed
 from benchmarks.pace import Pace
 from benchmarks.rows import Rows
-from benchmarks.strategies.experiment import TARGETS
 from benchmarks.strategies.problem import Problem, Tuning
 from benchmarks.strategies.starts import start_of
+from benchmarks.targets import TARGETS
 from transfer.backbones import Backbone, load_backbone
 from transfer.deltas import Delta
 from transfer.paths import cache_folder

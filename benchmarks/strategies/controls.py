@@ -7,13 +7,13 @@ import torch
 
 from benchmarks.estimators.matrix import HERE as ESTIMATORS_HERE
 from benchmarks.estimators.matrix import KEY as MATRIX_KEY
-from benchmarks.estimators.matrix import TARGETS
 from benchmarks.estimators.others import Ranking
 from benchmarks.estimators.others import target_free as target_free_scores
 from benchmarks.estimators.run import gains
 from benchmarks.rows import Rows
 from benchmarks.shared_inputs import related
 from benchmarks.strategies.problem import Problem
+from benchmarks.targets import TARGETS
 from transfer.deltas import Delta
 from transfer.deltas.method import generator_for
 from transfer.ensembling import merge, weigh

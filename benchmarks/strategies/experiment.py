@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.strategies.problem import Tuning
 from benchmarks.strategies.rates import GRID
-
-TARGETS: dict[str, list[str]] = json.loads((Path(__file__).parent.parent / "targets.json").read_text(encoding="utf-8"))
+from benchmarks.targets import TARGETS
 
 
 class Part(BaseModel):

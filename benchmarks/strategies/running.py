@@ -29,9 +29,12 @@ MIDDLE = 60  # the step whose accuracy stands for a fixed budget
 RATE_SEED = 0
 
 
+METRICS = ("accuracy", "macro_f1", "loss", "held_accuracy", "held_loss")
+
+
 def _tested(name: str, metrics: dict[str, float]) -> dict[str, float]:
-    """accuracy_NAME, macro_f1_NAME, loss_NAME."""
-    return {f"{metric}_{name}": metrics[metric] for metric in ("accuracy", "macro_f1", "loss") if metric in metrics}
+    """accuracy_NAME, macro_f1_NAME, loss_NAME, and so on."""
+    return {f"{metric}_{name}": metrics[metric] for metric in METRICS if metric in metrics}
 
 
 @dataclass

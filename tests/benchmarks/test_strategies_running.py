@@ -14,7 +14,10 @@ from benchmarks.strategies.problem import Made, Problem, Tuning
 from benchmarks.strategies.rates import KEY
 from benchmarks.strategies.running import Runner
 from benchmarks.strategies.starts import STARTS, Recipe, start_of
+from benchmarks.targets import TARGETS
 from transfer.errors import UnknownNameError
+from transfer.tasks import load_task
+from transfer.training.measuring import measure
 
 WORDS = {"good": ["lovely", "great", "fine", "superb"], "bad": ["dull", "awful", "poor", "boring"]}
 TUNING = Tuning(steps=4, check=2, patience=None)
@@ -161,6 +164,20 @@ def test_tunes_are_shared_between_ways_of_keeping(here, backbone):
     assert found.about["folds"] == 4
 
 
+def test_a_development_target_is_measured_on_dev_rows_that_were_not_drawn(here, backbone, monkeypatch):
+    problem = Problem("films", "lora", 0, 8, backbone, TUNING)
+    assert problem.held == []  # of the others test is all that is measured
+    assert "held_loss" not in problem.test(None)
+    monkeypatch.setitem(TARGETS, "development", ["films"])
+    problem = Problem("films", "lora", 0, 8, backbone, TUNING)
+    left = [row for row in load_task("films", source="folder").dev if row not in list(problem.task.dev)]
+    assert len(left) == 4
+    with backbone.use(problem.scratch):
+        right = measure(backbone, backbone.encode(left, problem.task.fields)).correct
+    assert problem.test(problem.scratch)["held_accuracy"] == pytest.approx(right.mean())
+    assert {"held_loss", "accuracy"} <= problem.test(None).keys()
+
+
 def test_files_of_experiments_can_be_read():
     from pathlib import Path
 
@@ -169,7 +186,7 @@ def test_files_of_experiments_can_be_read():
     folder = Path(module.__file__).parent
     report = Experiment.read(folder / "report.json")
     development = Experiment.read(folder.parent / "ensembling" / "development.json")
-    targets = module.TARGETS
+    targets = TARGETS
     assert {t for part in report.parts for t in part.targets} == set(targets["report"])
     assert {t for part in development.parts for t in part.targets} == set(targets["development"])
     assert report.smoke().parts[0].targets == [targets["development"][-1]]
