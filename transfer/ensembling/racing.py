@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
 from transfer.deltas.delta import Delta
-from transfer.ensembling.verdict import compare
-from transfer.errors import ConfigError, DataError, DivergedError, SourceError, TransferError
+from transfer.ensembling.standings import SCRATCH, Race, Runner
+from transfer.errors import ConfigError, DataError, DivergedError
 from transfer.tasks import Task
 from transfer.training.measuring import measure
 from transfer.training.settings import TuneSettings
 from transfer.training.tuning import tune
+from zoo.errors import ExplainedError
 
-SCRATCH = "scratch"
 RUNGS = (10, 30)  # steps of the short tunes; after each the worse half drops out
 FOLDS = 4  # of the cross-validation when there are too few dev examples
 LEAST_DEV = 8  # dev examples below which it is cross-validation
+RAN_OUT = "the budget ran out"
 CHECKS = 5  # measurements along a tune
+MAKING = 0.5  # of the budget: no further candidate is begun after it, so that there is time to tune those there are
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,101 +34,6 @@ class Split:
     train: Sequence[Encoded]
     held_out: Sequence[Encoded]
     task: Task | None = field(default=None, repr=False)
-
-
-@dataclass
-class Runner:
-    """One candidate and how it did: losses per held-out example, in the order of the splits."""
-
-    name: str
-    deltas: list[Delta] = field(default_factory=list, repr=False)  # one for each split
-    losses: dict[int, np.ndarray] = field(
-        default_factory=dict
-    )  # steps of a tune -> losses at its best step; 0: as it is
-    seconds: float = 0.0  # to make it and to tune it
-    why_not: str | None = None
-
-    @property
-    def steps(self) -> int:
-        """Of its longest tune."""
-        return max(self.losses, default=0)
-
-    @property
-    def loss(self) -> float:
-        """Mean after its longest tune."""
-        return float(self.losses[self.steps].mean()) if self.losses else float("inf")
-
-    @contextlib.contextmanager
-    def timed(self, clock: Callable[[], float]) -> Iterator[None]:
-        """Adds what the block takes to its seconds."""
-        before = clock()
-        yield
-        self.seconds += clock() - before
-
-
-@dataclass(frozen=True)
-class Race:
-    """What came out.
-
-    Args:
-        chosen: The candidate with the lowest mean loss among those that were tuned longest; never one that is worse
-            than scratch there.
-        runners: All candidates, in the order they were given.
-        steps: Of the last tune that `chosen` and scratch both had; 0 when time allowed none.
-        cross_validated: Losses are of folds of the training examples, not of dev.
-        ran_out: The budget ended the race before its last rung.
-    """
-
-    chosen: str
-    runners: Mapping[str, Runner] = field(repr=False)
-    steps: int
-    cross_validated: bool
-    ran_out: bool
-
-    def against_scratch(self, name: str) -> dict[str, Any]:
-        """Outcome, difference and 90% interval of a candidate's losses less scratch's, after equally many steps.
-
-        Of several candidates the best looks better than it is; the interval does not make up for that.
-        """
-        scratch, runner = self.runners[SCRATCH], self.runners[name]
-        if not runner.losses:
-            return {"outcome": "unclear", "difference": None, "interval": None}
-        return compare(runner.losses[runner.steps], scratch.losses[runner.steps])
-
-    def runner_up(self) -> str:
-        """The best of the candidates that are not scratch, after as many steps as the choice was made by.
-
-        Raises:
-            SourceError: none could be measured.
-        """
-        level = [n for n, runner in self.runners.items() if n != SCRATCH and self.steps in runner.losses]
-        if not level:
-            reasons = [f"{n}: {runner.why_not}" for n, runner in self.runners.items() if n != SCRATCH]
-            raise SourceError("no candidate but scratch could be tried", found="; ".join(reasons) or "no candidates")
-        return min(level, key=lambda name: float(self.runners[name].losses[self.steps].mean()))
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each candidate, plain JSON: the best first, then those that dropped out, then what was not run."""
-        order = sorted(
-            self.runners.values(), key=lambda runner: (runner.why_not is not None, -runner.steps, runner.loss)
-        )
-        return [self._row(runner) for runner in order]
-
-    def _row(self, runner: Runner) -> dict[str, Any]:
-        found = self.against_scratch(runner.name) if runner.name != SCRATCH else {}
-        interval = found.get("interval")
-        return {
-            "candidate": runner.name,
-            "chosen": runner.name == self.chosen,
-            "loss_at_start": round(float(runner.losses[0].mean()), 4) if runner.losses else None,
-            "loss_after": round(runner.loss, 4) if runner.steps else None,
-            "steps": runner.steps,
-            "difference": None if found.get("difference") is None else round(found["difference"], 4),
-            "low": None if interval is None else round(interval[0], 4),
-            "high": None if interval is None else round(interval[1], 4),
-            "seconds": round(runner.seconds, 1),
-            "why_not": runner.why_not,
-        }
 
 
 def splits_of(task: Task, backbone: Backbone, seed: int = 0) -> list[Split]:
@@ -183,8 +88,9 @@ def race(
         candidates: Name -> what makes the start from the training examples of a split; "scratch" must be among them.
             One that cannot be made (an explained error) is left out with the reason.
         splits: As `splits_of` gives them.
-        budget: Seconds. Work that would go beyond it is not begun; scratch and one other are always measured. With
-            time enough the outcome depends on the seed alone.
+        budget: Seconds. No candidate is begun after half of them, and no tune that would go beyond them; scratch and
+            one other are always measured. One that takes long to make is not cut short. With time enough the
+            outcome depends on the seed alone.
         rungs: Steps of the tunes.
         learning_rate: Of all tunes; None is each method's own.
         batch_size, seed: Of all tunes.
@@ -200,21 +106,21 @@ def race(
         raise ConfigError(f"budget must be above 0 seconds, got {budget}")
     begun = clock()
 
-    def left() -> float:
-        return budget - (clock() - begun)
+    def left(share: float = 1.0) -> float:
+        return budget * share - (clock() - begun)
 
     runners = {name: Runner(name) for name in candidates}
     others = [name for name in candidates if name != SCRATCH]
     for number, name in enumerate([SCRATCH, *others]):
-        if number > 1 and left() <= 0:
-            runners[name].why_not = "the budget ran out"
+        if number > 1 and left(MAKING) <= 0:
+            runners[name].why_not = RAN_OUT
             continue
         with runners[name].timed(clock):
-            _make(backbone, runners[name], candidates[name], splits)
+            _make(backbone, runners[name], candidates[name], splits, left if number > 1 else None)
     if runners[SCRATCH].why_not is not None:
         raise DivergedError(f"scratch cannot be measured: {runners[SCRATCH].why_not}")
     running = [name for name in (SCRATCH, *others) if runners[name].why_not is None]
-    ran_out = any(runner.why_not == "the budget ran out" for runner in runners.values())
+    ran_out = any(runner.why_not == RAN_OUT for runner in runners.values())
     last = 0
 
     def by_loss(names: Sequence[str]) -> list[str]:
@@ -253,11 +159,22 @@ def race(
     return Race(chosen, runners, last, len(splits) > 1, ran_out)
 
 
-def _make(backbone: Backbone, runner: Runner, make: Callable[[Split], Delta], splits: Sequence[Split]) -> None:
+def _make(
+    backbone: Backbone,
+    runner: Runner,
+    make: Callable[[Split], Delta],
+    splits: Sequence[Split],
+    left: Callable[[], float] | None,
+) -> None:
+    """Its deltas, and their losses as they are; without `left` whatever it takes."""
     try:
-        runner.deltas = [make(split) for split in splits]
+        for split in splits:
+            if left is not None and left() <= 0:
+                runner.why_not = RAN_OUT
+                return
+            runner.deltas.append(make(split))
         runner.losses[0] = _losses(backbone, runner.deltas, splits)
-    except TransferError as error:
+    except ExplainedError as error:
         runner.why_not = str(error).splitlines()[0]
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from transfer.deltas import METHODS
 from transfer.ensembling import Verdict, guard
-from transfer.ensembling.verdict import compare
+from transfer.ensembling.verdict import compare, joint_reach
 from transfer.errors import DataError, DivergedError
 from transfer.training import TuneSettings, tune
 
@@ -34,6 +34,26 @@ def test_outcomes():
     assert compare(low, high)["outcome"] == "helps"
     assert compare(high, low)["outcome"] == "hurts"
     assert compare(low, low) == {"outcome": "unclear", "difference": 0.0, "interval": (0.0, 0.0)}
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.5, 0.9])
+def test_intervals_of_several_hold_at_once(alike):
+    """Eight candidates that are as good as scratch: the best is called better in one run of twenty, not in five."""
+    generator = np.random.default_rng(4)
+    together = single = 0
+    for _ in range(300):
+        shared = generator.normal(size=(24, 1))
+        apart = math.sqrt(alike) * shared + math.sqrt(1 - alike) * generator.normal(size=(24, 8))
+        reach = joint_reach(apart)
+        zeros = np.zeros(24)
+        together += any(compare(column, zeros, reach)["outcome"] == "helps" for column in apart.T)
+        single += any(compare(column, zeros)["outcome"] == "helps" for column in apart.T)
+    assert together <= 0.08 * 300  # 0.05 and two standard errors
+    assert single > together
+
+
+def test_intervals_of_several_on_two_examples_are_those_of_bonferroni():
+    assert joint_reach(np.array([[1.0, 2.0], [3.0, -1.0]])) == pytest.approx(math.tan(0.475 * math.pi))
 
 
 @given(ours=losses, data=st.data())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from datasets import Dataset
 from transfer.deltas import METHODS
 from transfer.deltas.delta import Delta
 from transfer.ensembling import racing
-from transfer.ensembling.racing import SCRATCH, Split, race, splits_of
+from transfer.ensembling.racing import Split, race, splits_of
+from transfer.ensembling.standings import SCRATCH, Race, Runner
+from transfer.ensembling.verdict import compare
 from transfer.errors import ConfigError, DataError, DeltaError, DivergedError, SourceError
 from transfer.tasks import Task
 from transfer.training import TuneSettings, measure, tune
+from zoo.errors import UnknownModuleError
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,22 @@ def test_scratch_is_chosen_over_what_is_worse(world):
     found = race(backbone, given(deltas, SCRATCH, "wrong"), [Split(rows, rows)], rungs=(2,))
     assert found.chosen == SCRATCH
     assert found.against_scratch("wrong")["outcome"] == "hurts"
+
+
+def test_what_is_said_of_the_best_makes_up_for_its_having_been_chosen():
+    generator = np.random.default_rng(0)
+    losses = {name: {5: generator.normal(size=32)} for name in (SCRATCH, *"abcdef")}
+    runners = {name: Runner(name, losses=found) for name, found in losses.items()}
+    alone = Race("a", {name: runners[name] for name in (SCRATCH, "a")}, 5, False, False)
+    found = Race("a", runners, 5, False, False)
+    assert found.measured == list("abcdef")
+    for name in found.measured:
+        low, high = found.against_scratch(name)["interval"]
+        apart = losses[name][5] - losses[SCRATCH][5]
+        reach = (high - low) / 2 / (apart.std(ddof=1) / math.sqrt(32))
+        assert (high + low) / 2 == pytest.approx(apart.mean())
+        assert 2.1 < reach < 2.6  # one comparison has 1.70, six independent ones 2.51
+    assert alone.against_scratch("a") == compare(losses["a"][5], losses[SCRATCH][5])
 
 
 def test_scratch_is_chosen_over_its_equal(world):
@@ -105,10 +125,50 @@ def test_a_candidate_that_cannot_be_made_is_left_out_with_the_reason(world):
     def no(split):
         raise DeltaError("ranks differ", found="4 and 8")
 
-    found = race(backbone, {**given(deltas, SCRATCH, "trained"), "broken": no}, [Split(rows, rows)], rungs=(2,))
+    def gone(split):
+        raise UnknownModuleError("no module 'films-lora'")
+
+    names = {**given(deltas, SCRATCH, "trained"), "broken": no, "gone": gone}
+    found = race(backbone, names, [Split(rows, rows)], rungs=(2,))
     assert found.chosen == "trained"
-    assert found.rows()[-1]["candidate"] == "broken"
-    assert found.rows()[-1]["why_not"] == "ranks differ"
+    assert {row["candidate"]: row["why_not"] for row in found.rows()[2:]} == {
+        "broken": "ranks differ",
+        "gone": "no module 'films-lora'",
+    }
+
+
+def test_half_of_the_budget_is_for_tuning(world):
+    """Each candidate takes 3 of 10 seconds to make; the third is not begun, the two there are still tuned."""
+    backbone, rows, deltas = world
+    now = [0.0]
+
+    def slowly(name):
+        def make(split):
+            now[0] += 3.0
+            return deltas[name]
+
+        return make
+
+    names = {**given(deltas, SCRATCH), "trained": slowly("trained"), "wrong": slowly("wrong"), "late": slowly("wrong")}
+    found = race(backbone, names, [Split(rows, rows)], rungs=(2,), budget=10.0, clock=lambda: now[0])
+    assert found.runners["late"].why_not == "the budget ran out"
+    assert found.ran_out
+    assert found.runners["trained"].steps == found.runners["wrong"].steps == 2
+
+
+def test_a_candidate_that_time_runs_out_on_between_folds_is_left_out(world):
+    backbone, rows, deltas = world
+    now = [0.0]
+
+    def slowly(split):
+        now[0] += 6.0
+        return deltas["wrong"]
+
+    folds = [Split(rows[12:], rows[:12]), Split(rows[:12], rows[12:])]
+    names = {**given(deltas, SCRATCH, "trained"), "slow": slowly}
+    found = race(backbone, names, folds, rungs=(2,), budget=5.0, clock=lambda: now[0])
+    assert found.runners["slow"].why_not == "the budget ran out"
+    assert not found.runners["slow"].losses
 
 
 def test_a_candidate_that_diverges_is_left_out_and_scratch_that_does_is_an_error(world):
