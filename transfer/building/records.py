@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from transfer.errors import ConfigError
+from zoo.locking import writing
+from zoo.starts import halved
 
 FOLDER = ".build"  # inside the zoo that is being built
 NOTE = "shared.json"
@@ -42,6 +44,7 @@ class Record:
     metric: str
     kind: str
     data_fingerprint: str
+    start: str | None = None  # digest of the tensors that it was trained from; None where the record does not say
 
     @property
     def clearness(self) -> float:
@@ -152,15 +155,17 @@ class Records:
         _replace(self._file(*named, "json"), lambda path: path.write_text(text, encoding="utf-8"))
 
     def start(self, name: str, make: Any) -> dict[str, torch.Tensor]:
-        """The start kept under `name`; drawn by `make()` the first time and read ever after.
+        """The start kept under `name`; made by `make()` the first time and read ever after, by all workers alike.
 
-        Two workers may draw it at once: they draw the same, and whoever comes last replaces it by an equal file.
+        In fp16 where that holds it exactly.
         """
         path = self.folder / f"+start-{name}.safetensors"
         if not path.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
-            tensors = {key: value.half().contiguous() for key, value in make().items()}
-            _replace(path, lambda part: save_file(tensors, part))
+            with writing(self.folder):  # two workers may make two, from what the zoo holds at their time
+                if not path.is_file():
+                    tensors = halved(make())
+                    _replace(path, lambda part: save_file(tensors, part))
         return load_file(path)
 
 

@@ -21,6 +21,8 @@ from transfer.tasks import Task
 from transfer.training.measuring import Measured, measure
 from transfer.training.tuning import tune
 from zoo import Zoo
+from zoo.starts import halved
+from zoo.tensors import digest
 
 STARTER_SEED = 0  # of the starts in the starter zoo
 
@@ -84,6 +86,7 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
         metric=task.metric,
         kind=task.kind,
         data_fingerprint=task.fingerprint,
+        start=digest(halved(start)),
     )
     records.put(record, tensors)
     return record
@@ -92,18 +95,17 @@ def train_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
 def shared_start(
     backbone: Backbone, method: DeltaMethod, settings: BuildSettings, records: Records
 ) -> dict[str, Tensor]:
-    """The start of all modules of a method: drawn once, kept as fp16, used as fp32.
+    """The start of all modules of a method: settled once in a build, whatever comes into the zoo later; in fp32.
 
-    What the zoo has goes first, then what this build has, then the starter zoo's: modules of one start can be merged
-    with each other. Another seed asks for another start than the starter zoo's.
+    It is the zoo's where that has one, else the starter zoo's, else drawn: modules of one start can be merged with
+    each other. Another seed asks for another start than the starter zoo's.
     """
-    found = _start_in(Zoo(records.folder.parent), backbone, method)
-    if found is not None:
-        return found
 
     def first() -> dict[str, Tensor]:
-        shipped = _start_in(Zoo.starter(), backbone, method) if settings.start_seed == STARTER_SEED else None
-        return method.draw(backbone.model, settings.start_seed) if shipped is None else shipped
+        found = _start_in(Zoo(records.folder.parent), backbone, method)
+        if found is None and settings.start_seed == STARTER_SEED:
+            found = _start_in(Zoo.starter(), backbone, method)
+        return method.draw(backbone.model, settings.start_seed) if found is None else found
 
     return {name: value.float() for name, value in records.start(method.method, first).items()}
 

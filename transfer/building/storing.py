@@ -14,13 +14,15 @@ from transfer.finetuning import data_of, versions
 from transfer.similarity.signatures import module_signature, task_signature
 from transfer.tasks import Task
 from zoo import Card, Module, Zoo
+from zoo.starts import halved, start_name
+from zoo.tensors import digest
 
 
 def store_source(backbone: Backbone, task: Task, method_name: str, settings: BuildSettings, records: Records) -> Module:
     """Add a recorded module to the zoo; nothing happens if one trained on the same data is there.
 
     Raises:
-        DataError: it was never trained.
+        DataError: it was never trained, or from another start than the build has now.
     """
     record = records.get(task.name, method_name)
     if record is None:
@@ -36,7 +38,12 @@ def store_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
         return there
     method = METHODS.get(method_name).from_settings(record.settings)
     start = shared_start(backbone, method, settings, records)
-    name = zoo.add_start(method_name, method.start_settings(backbone.model), backbone.fingerprint, start)
+    if record.start is not None and record.start != digest(halved(start)):
+        raise DataError(
+            f"{task.name} {method_name} was trained from another start than {records.folder} holds",
+            hint=f"delete {task.name}+{method_name}.json there: the build then trains it again",
+        )
+    name = start_name(method_name, method.start_settings(backbone.model), backbone.fingerprint)
     tensors = records.tensors(task.name, method_name)
     card = _card(record, task, backbone, name)
     encoded = backbone.encode(task.train, task.fields)
@@ -45,7 +52,7 @@ def store_source(backbone: Backbone, task: Task, method_name: str, settings: Bui
     module = Module.new(card, tensors, (known or task_signature(backbone, task)).merge(own))
     if module.id in zoo:  # the same tensors under a card of other data, where only what they were measured on changed
         zoo.remove(module.id)
-    return zoo.add(module)
+    return zoo.add(module, start)  # beside another start of that name, if one came into the zoo meanwhile
 
 
 def _card(record: Record, task: Task, backbone: Backbone, start: str) -> Card:

@@ -16,8 +16,10 @@ from transfer.building import build, build_zoo, source, work
 from transfer.building.choosing import choose
 from transfer.building.records import Built, Records
 from transfer.building.source import shared_start
+from transfer.building.storing import store_source
 from transfer.deltas import METHODS
-from transfer.errors import ConfigError
+from transfer.errors import ConfigError, DataError
+from transfer.tasks import load_task
 from zoo import Zoo
 
 
@@ -199,6 +201,49 @@ def test_a_new_zoo_shares_the_start_of_the_starter_zoo(shipped, tmp_path, settin
 def test_a_zoo_with_a_start_keeps_it(shipped, copied, settings):
     drawn = shipped.lora.draw(shipped.backbone.model, 0)
     assert equal(shared_start(shipped.backbone, shipped.lora, settings, Records(copied)), drawn)
+
+
+@pytest.fixture
+def met(tmp_path, settings):
+    """A module trained, and another start of that name put into the zoo before it is stored there."""
+    backbone = load_backbone(settings.backbone, precision="fp32", max_length=64)
+    lora, records, zoo = METHODS.get("lora")(), Records(tmp_path / "zoo"), Zoo(tmp_path / "zoo")
+    write_task(tmp_path / "moods", sentiment)
+    task = load_task(str(tmp_path / "moods"), source="path")
+    source.train_source(backbone, task, "lora", settings, records)
+    other = lora.draw(backbone.model, 5)
+    named = zoo.add_start("lora", lora.start_settings(backbone.model), backbone.fingerprint, other)
+    return SimpleNamespace(
+        backbone=backbone, lora=lora, task=task, records=records, zoo=zoo, name=named, parts=(settings, records)
+    )
+
+
+def test_a_module_is_stored_with_the_start_it_was_trained_from_whatever_came_into_the_zoo(met):
+    drawn = met.lora.draw(met.backbone.model, 0)
+    assert equal(shared_start(met.backbone, met.lora, *met.parts), drawn)
+    stored = store_source(met.backbone, met.task, "lora", *met.parts)
+    assert equal(dict(stored.start()), drawn)
+    assert stored.card.start.startswith(f"{met.name}-")
+    assert equal(dict(met.zoo.get_start(met.name)), met.lora.draw(met.backbone.model, 5))
+    assert met.zoo.verify() == []
+
+
+def test_a_record_of_another_start_is_not_stored_with_this_one(met):
+    (met.records.folder / "+start-lora.safetensors").unlink()
+    with pytest.raises(DataError, match="trained from another start") as caught:
+        store_source(met.backbone, met.task, "lora", *met.parts)
+    assert "moods+lora.json" in caught.value.hint
+    assert met.zoo.ids() == []
+
+
+def test_a_record_that_does_not_say_its_start_can_be_stored(met):
+    path = met.records.folder / "moods+lora.json"
+    fields = json.loads(path.read_text())
+    assert len(fields.pop("start")) == 64
+    path.write_text(json.dumps(fields))
+    assert equal(
+        dict(store_source(met.backbone, met.task, "lora", *met.parts).start()), met.lora.draw(met.backbone.model, 0)
+    )
 
 
 def test_another_seed_asks_for_another_start(shipped, tmp_path, settings):

@@ -99,17 +99,19 @@ def test_a_licence_that_does_not(licence):
     assert not forbids_commercial_use(licence)
 
 
-def test_a_start_is_drawn_once_and_kept_as_fp16(tmp_path):
-    records, drawn = Records(tmp_path), []
+@pytest.mark.parametrize(("value", "dtype"), [(0.5, torch.float16), (0.1, torch.float32)])
+def test_a_start_is_made_once_and_kept_exactly_in_fp16_where_that_does(tmp_path, value, dtype):
+    records, made = Records(tmp_path), []
 
     def make():
-        drawn.append(1)
-        return {"a": torch.tensor([0.1])}
+        made.append(1)
+        return {"a": torch.tensor([value])}
 
     first = records.start("lora", make)
-    assert first["a"].dtype == torch.float16
+    assert first["a"].dtype == dtype
+    assert first["a"].float().item() == torch.tensor(value).item()
     assert torch.equal(Records(tmp_path).start("lora", make)["a"], first["a"])
-    assert drawn == [1]
+    assert made == [1]
 
 
 def test_a_record_without_its_end_is_no_record(tmp_path, monkeypatch):
