@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from transfer.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,12 +20,14 @@ class Scores:
     """One similarity per module.
 
     Args:
-        ids: Module ids.
+        ids: Module ids, each once.
         values: (modules,), float64; higher is closer.
         estimator: Full name of the estimator, such as "gradient:first-order".
         seconds: Time it took, the loading of the backbone not counted.
         blocks: (modules, blocks), float64, where every block of the backbone was scored by itself: blocks are counted
             over all stacks that the modules reach, as `block_indices` has it. None else.
+    Raises:
+        ConfigError: an id is there twice, or the numbers of ids and of values differ.
     """
 
     ids: list[str]
@@ -33,15 +38,25 @@ class Scores:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", list(self.ids))
+        twice = [module_id for module_id, count in Counter(self.ids).items() if count > 1]
+        if twice:
+            raise ConfigError(
+                f"module {twice[0]!r} has several scores",
+                found=f"{len(self.ids)} ids, {len(set(self.ids))} of them different",
+                hint="one value for each module",
+            )
         values = np.array(self.values, dtype=np.float64)
         if values.shape != (len(self.ids),):
-            raise ValueError(f"{len(self.ids)} ids and values of shape {values.shape}")
+            raise ConfigError(f"{len(self.ids)} ids and values of shape {values.shape}", hint="one value for each id")
         values.flags.writeable = False
         object.__setattr__(self, "values", values)
         if self.blocks is not None:
             blocks = np.array(self.blocks, dtype=np.float64)
             if blocks.ndim != 2 or len(blocks) != len(self.ids):
-                raise ValueError(f"{len(self.ids)} ids and scores per block of shape {blocks.shape}")
+                raise ConfigError(
+                    f"{len(self.ids)} ids and scores per block of shape {blocks.shape}",
+                    hint="a row for each id, with a value for each block",
+                )
             blocks.flags.writeable = False
             object.__setattr__(self, "blocks", blocks)
 

@@ -4,61 +4,68 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
+from transfer.backbones import load_backbone
 from transfer.backbones.backbone import Backbone
 from transfer.deltas.method import DeltaMethod
 from transfer.errors import ConfigError
 from transfer.similarity import ESTIMATORS
 from transfer.similarity.scores import Scores
-from transfer.similarity.sources import find_sources
+from transfer.similarity.sources import AnyZoo, find_sources
 from transfer.similarity.target import Target
 from transfer.tasks import Task, load_task
-from zoo import Module
-from zoo.reading import ReadableZoo
 
 DEFAULT = "gradient:first-order"
 
 
 def score(
-    target: Task | Target | str,
-    zoo: ReadableZoo | Iterable[Module],
-    backbone: Backbone,
+    target: Task | Target | str | Path,
+    zoo: AnyZoo = None,
+    backbone: Backbone | str | None = None,
     method: str | DeltaMethod = "lora",
     estimator: str = DEFAULT,
-    exclude: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] = (),
     seed: int = 0,
     force: bool = False,
     per_block: bool = False,
+    *,
+    include_own: bool = False,
 ) -> Scores:
     """Score the modules of a zoo against a target task.
 
     Args:
         target: A task, its name or path, or a `Target`, which keeps what estimators share.
-        zoo: A `Zoo`, or any iterable of modules.
-        backbone: What the modules were trained on.
+        zoo: Where the modules are: a `Zoo`, its folder, or modules. None is the user's zoo and the starter zoo.
+        backbone: What the modules were trained on; a name is loaded, None is that of a `Target`, else the embedded one.
         method: Of the modules: a name, or a method with settings.
         estimator: "family:variant", or a family alone for its default variant.
-        exclude: Task names or module ids to leave out. None leaves out the target's own task; nothing where a `Target`
-            is given, whose modules were chosen before.
-        seed: Of draws and short tunes; unused for a `Target`, which has its own.
+        exclude: Task names and module ids that are left out, beside the target's own task.
+        seed: Of draws and short tunes, at least 0; unused for a `Target`, which has its own.
         force: Take modules of other backbones too.
         per_block: Score every block of the backbone by itself, too: `scores.blocks`.
+        include_own: Take modules of the target's own task, too.
+    Returns:
+        A score for each module, the time to load task and backbone not counted.
     Raises:
         UnknownNameError: no such estimator or task.
-        ConfigError: the estimator does not score blocks.
+        ConfigError: the estimator does not score blocks, or the seed is negative.
         SourceError: no module fits, or one lacks what the estimator needs.
         DataError: the target's data cannot be used.
     """
     chosen = ESTIMATORS.get(estimator)()
     if per_block:
         check_per_block(estimator)
+    given = target if isinstance(target, Target | Task) else load_task(str(target))
+    if backbone is None and isinstance(given, Target):
+        backbone = given.backbone
+    loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone or "embedded")
     begun = time.perf_counter()
-    given = target if isinstance(target, Target | Task) else load_task(target)
-    if exclude is None:
-        exclude = () if isinstance(given, Target) else given.name
-    modules = find_sources(zoo, backbone, method, exclude, force)
+    task = given.task if isinstance(given, Target) else given
+    excluded = {exclude} if isinstance(exclude, str) else set(exclude)
+    modules = find_sources(zoo, loaded, method, excluded if include_own else {task.name, *excluded}, force)
     if not isinstance(given, Target):
-        given = Target.for_modules(given, backbone, modules, method, seed)
+        given = Target.for_modules(given, loaded, modules, method, seed)
     values = chosen.score(given, modules)
     blocks = chosen.score_blocks(given, modules) if per_block else None
     return Scores([module.id for module in modules], values, chosen.name, time.perf_counter() - begun, blocks)

@@ -7,6 +7,8 @@ import logging
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -15,24 +17,35 @@ from transfer.backbones.backbone import Backbone
 from transfer.deltas import METHODS
 from transfer.deltas.method import DeltaMethod
 from transfer.errors import SourceError, TransferError
-from zoo import Module
+from zoo import Module, Zoo, ZooView
 from zoo.reading import ReadableZoo
 
 logger = logging.getLogger(__name__)
 
+AnyZoo: TypeAlias = ReadableZoo | Iterable[Module] | str | Path | None
+
+
+def opened(zoo: AnyZoo) -> ReadableZoo | list[Module]:
+    """Where source modules are: a zoo, its folder, or modules; None is the user's zoo and the starter zoo."""
+    if zoo is None:
+        return ZooView([Zoo.default(), Zoo.starter()])
+    if isinstance(zoo, str | Path):
+        return Zoo(zoo)
+    return zoo if isinstance(zoo, ReadableZoo) else list(zoo)
+
 
 def find_sources(
-    zoo: ReadableZoo | Iterable[Module],
+    zoo: AnyZoo,
     backbone: Backbone,
     method: str | DeltaMethod = "lora",
     exclude: str | Iterable[str] = (),
     force: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> list[Module]:
-    """Modules of this method that were trained on this backbone.
+    """Modules of this method that were trained on this backbone, each id once.
 
     Args:
-        zoo: A `Zoo`, several in one view, or any iterable of modules.
+        zoo: A `Zoo`, several in one view, a zoo's folder, or any iterable of modules; see `opened`.
         backbone: Its fingerprint decides what fits.
         method: Name of the method, or the method itself.
         exclude: Task names or module ids that are left out.
@@ -45,12 +58,12 @@ def find_sources(
     METHODS.resolve(name)
     excluded = {exclude} if isinstance(exclude, str) else set(exclude)
     fingerprint = None if force else backbone.fingerprint
-    if isinstance(zoo, ReadableZoo):
-        everything = None  # a catalogue finds what fits without reading the cards of the rest
-        fitting = zoo.find(method=name, fingerprint=fingerprint)
+    there = opened(zoo)
+    if isinstance(there, ReadableZoo):  # a catalogue finds what fits without reading the cards of the rest
+        fitting = there.find(method=name, fingerprint=fingerprint)
     else:
-        everything = list(zoo)
-        fitting = [m for m in everything if m.card.method == name and (force or m.fits(backbone.fingerprint))]
+        there = list({module.id: module for module in there}.values())
+        fitting = [m for m in there if m.card.method == name and (force or m.fits(backbone.fingerprint))]
     found = [module for module in fitting if module.id not in excluded and module.card.task not in excluded]
     if found and force:
         found, odd = _of_fitting_shapes(found, backbone)
@@ -68,14 +81,14 @@ def find_sources(
             )
     if found:
         return found
-    if everything is None:
-        there = zoo.counts() if isinstance(zoo, ReadableZoo) else []
+    if isinstance(there, ReadableZoo):
+        counts = there.counts()
     else:
-        kinds = Counter((m.card.method, m.card.backbone, m.card.fingerprint) for m in everything)
-        there = [(*kind, count) for kind, count in sorted(kinds.items())]
+        kinds = Counter((m.card.method, m.card.backbone, m.card.fingerprint) for m in there)
+        counts = [(*kind, count) for kind, count in sorted(kinds.items())]
     raise SourceError(
         f"no {name!r} module for backbone {backbone.name!r}",
-        found=_instead(there, len(fitting), backbone, name),
+        found=_instead(counts, len(fitting), backbone, name),
         hint=_build_command(backbone, name),
     )
 

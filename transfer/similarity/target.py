@@ -16,7 +16,7 @@ from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
 from transfer.deltas import METHODS
 from transfer.deltas.method import DeltaMethod
-from transfer.errors import DataError
+from transfer.errors import ConfigError, DataError
 from transfer.similarity.capture import tensor_gradients
 from transfer.similarity.signatures import drawn, embed_bare, gradient_sketch
 from transfer.similarity.switching import method_of, over_modules
@@ -38,8 +38,9 @@ class Target:
         backbone: Left as it was found by everything here.
         method: What the modules are made of, with their settings.
         start: The shared start of the modules: canonical name -> tensor. None draws the method's own.
-        seed: Of the draw of examples and of short tunes.
+        seed: Of the draw of examples and of short tunes, at least 0.
     Raises:
+        ConfigError: the seed is negative.
         DataError: the task has no training examples, or one without a label.
     """
 
@@ -51,6 +52,8 @@ class Target:
         start: Mapping[str, Tensor] | None = None,
         seed: int = 0,
     ) -> None:
+        if seed < 0:
+            raise ConfigError(f"seed must be at least 0, got {seed}")
         self.task = task
         self.backbone = backbone
         self.method = method

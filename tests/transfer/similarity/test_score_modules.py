@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from transfer.deltas import METHODS, Adapter, LoRA, Prefix
-from transfer.errors import SourceError, UnknownNameError
+from transfer.errors import BackboneError, ConfigError, SourceError, UnknownNameError
 from transfer.similarity import Scores, find_sources, score
 from transfer.similarity.switching import over_modules
 from zoo import Zoo
@@ -40,6 +40,45 @@ def test_score_takes_a_target_and_says_what_it_did(world, toys):
 def test_score_takes_a_tasks_name(world):
     backbone, _, modules = world()
     assert len(score("sentiment", modules, backbone, estimator="embedding")) == 3
+
+
+def test_score_takes_a_zoos_folder_and_a_backbones_name_as_initialize_does(world, toys, tmp_path, monkeypatch):
+    backbone, _, modules = world()
+    for module in modules:
+        Zoo(tmp_path / "zoo").add(module)
+    expected = score(toys.task(), Zoo(tmp_path / "zoo"), backbone).as_dict()
+    for folder in (tmp_path / "zoo", str(tmp_path / "zoo")):
+        assert score(toys.task(), folder, backbone).as_dict() == expected
+    assert len(find_sources(tmp_path / "zoo", backbone)) == 3
+    monkeypatch.setenv("TRANSFER_ZOO", str(tmp_path / "zoo"))
+    assert score(toys.target(backbone, modules)).as_dict() == pytest.approx(expected)  # its backbone, the user's zoo
+    with pytest.raises(BackboneError, match="no-such-backbone"):
+        score(toys.task(), modules, str(tmp_path / "no-such-backbone"))
+
+
+def test_a_negative_seed_is_refused(world, toys):
+    backbone, _, modules = world()
+    with pytest.raises(ConfigError, match="seed must be at least 0, got -1"):
+        score(toys.task(), modules, backbone, seed=-1)
+
+
+def test_the_targets_own_task_is_left_out_whatever_exclude_names(world, toys):
+    backbone, method, modules = world()
+    own = toys.module(backbone, method, toys.moved(method.draw(backbone.model), 0.1, 9), "toy")
+    everything = [own, *modules]
+    ids = [module.id for module in modules]
+    for target in (toys.task(), toys.target(backbone, everything)):
+        assert score(target, everything, backbone).ids == ids
+        assert score(target, everything, backbone, exclude=ids[0]).ids == ids[1:]
+        assert score(target, everything, backbone, exclude=["source-0", ids[1]]).ids == ids[2:]
+        assert score(target, everything, backbone, include_own=True).ids == [own.id, *ids]
+        assert score(target, everything, backbone, exclude=ids, include_own=True).ids == [own.id]
+
+
+def test_a_module_that_is_given_twice_is_scored_once(world, toys):
+    backbone, _, modules = world()
+    scores = score(toys.task(), [*modules, modules[0]], backbone)
+    assert scores.ids == [module.id for module in modules]
 
 
 def test_unknown_estimator_suggests_the_close_name(world, toys):
@@ -109,8 +148,17 @@ def test_scores_cannot_be_changed_and_copy_what_they_get():
     assert scores.values.tolist() == [1.0, 2.0]
     with pytest.raises(ValueError, match="read-only"):
         scores.values[0] = 3
-    with pytest.raises(ValueError, match="2 ids and values"):
+
+
+def test_scores_that_do_not_fit_their_ids_are_refused():
+    with pytest.raises(ConfigError, match="2 ids and values"):
         Scores(["a", "b"], np.zeros(3), "given")
+    with pytest.raises(ConfigError, match="1 ids and values"):
+        Scores.from_pairs(["a"], [0.0, 1.0])
+    with pytest.raises(ConfigError, match="2 ids and scores per block"):
+        Scores(["a", "b"], np.zeros(2), "given", blocks=np.zeros((3, 2)))
+    with pytest.raises(ConfigError, match="'a' has several scores"):
+        Scores.from_pairs(["a", "b", "a"], [0.0, 1.0, 2.0])
 
 
 @pytest.mark.parametrize("method", [LoRA(), Adapter(), Prefix(), Prefix(reparameterisation=4)])
