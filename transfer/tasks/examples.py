@@ -10,7 +10,7 @@ from typing import Any
 from transfer.errors import DataError
 from transfer.tasks.columns import Columns, choices_problem, complete, template_of
 from transfer.tasks.kinds import Kind
-from transfer.tasks.labels import check_labels, counts_from_one, fixed_labels, row_labels
+from transfer.tasks.labels import check_labels, fixed_labels, row_labels
 from transfer.tasks.table import Rows, Table
 
 # Texts that come back so often are answers to choose from, not texts to write.
@@ -117,11 +117,11 @@ def _own_choices(
 ) -> Examples:
     """Each row brings its choices; if they are all the same, it is a classification task after all."""
     label = _label(columns)
-    rows = {}
-    for split, table in tables.items():
-        choices = choice_lists(table, columns)
-        letters = None if columns.letters is None else table.need(columns.letters)
-        rows[split] = Rows(inputs[split], choices, row_labels(table, label, choices, columns.values, letters))
+    choices = {split: choice_lists(table, columns) for split, table in tables.items()}
+    labels, counted_from = row_labels(tables, label, choices, columns.values, columns.letters)
+    if counted_from:
+        notes.append("labels count from 1, over each row's choices")
+    rows = {split: Rows(inputs[split], choices[split], labels[split]) for split in tables}
     first = next(iter(rows.values())).choices
     assert first is not None
     odd = _first_other(rows, first[0])
@@ -141,19 +141,15 @@ def _fixed_choices(
     tables: Mapping[str, Table], inputs: Mapping[str, list[str]], columns: Columns, notes: list[str]
 ) -> Examples:
     label = _label(columns)
-    choices = columns.choices
+    choices, values = columns.choices, columns.values
     if choices is None:
-        choices = _choices_in_data(tables, label)
+        choices, values = _choices_in_data(tables, label)
         notes.append(f"choices, read from {label!r}: {_shown(choices)}")
-    first = 0
-    if columns.choices is not None and columns.values is None and counts_from_one(tables, label, choices):
-        first = 1
+    labels, counted_from = fixed_labels(tables, label, choices, values)
+    if counted_from:
         notes.append(f"labels count from 1: 1 is {choices[0]!r}, {len(choices)} is {choices[-1]!r}")
     same = list(choices)
-    rows = {
-        split: Rows(inputs[split], [same] * len(table), fixed_labels(table, label, choices, columns.values, first))
-        for split, table in tables.items()
-    }
+    rows = {split: Rows(inputs[split], [same] * len(table), labels[split]) for split, table in tables.items()}
     return Examples("classification", rows, tuple(notes))
 
 
@@ -162,22 +158,24 @@ def _label(columns: Columns) -> str:
     return columns.label
 
 
-def _choices_in_data(tables: Mapping[str, Table], label: str) -> tuple[str, ...]:
-    """The names that the format keeps for a label column, or else the texts in it, sorted."""
+def _choices_in_data(tables: Mapping[str, Table], label: str) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """The names that the format keeps for a label column, or else its texts, sorted; and what it says for each."""
     first = next(iter(tables.values()))
     if label in first.label_names:
-        return tuple(name.replace("_", " ") for name in first.label_names[label])
+        names = tuple(first.label_names[label])
+        return tuple(name.replace("_", " ") for name in names), names
     values = {value for table in tables.values() for value in table.need(label)}
     if all(isinstance(value, bool) for value in values):
-        return ("false", "true")
-    choices = tuple(sorted(" ".join(str(value).split()) for value in values))
-    choices = tuple(dict.fromkeys(choices))
-    if len(choices) < 2:
+        return ("false", "true"), (False, True)
+    said: dict[str, list[Any]] = {}
+    for value in values:
+        said.setdefault(" ".join(str(value).split()), []).append(value)
+    if len(said) < 2:
         raise DataError(
-            f"{first.where}: every label in {label!r} is {choices[0]!r}",
+            f"{first.where}: every label in {label!r} is {next(iter(said))!r}",
             hint="--choices with all answers there can be, or another --label-column",
         )
-    return choices
+    return tuple(sorted(said)), tuple(said[text] for text in sorted(said))
 
 
 def choice_lists(table: Table, columns: Columns) -> list[list[str]]:

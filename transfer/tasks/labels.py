@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transfer.errors import DataError
@@ -76,88 +76,138 @@ def check_labels(table: Table, column: str, named: bool) -> None:
 
 
 def fixed_labels(
-    table: Table, column: str, choices: Sequence[str], values: Sequence[Any] | None = None, first: int = 0
-) -> list[int]:
+    tables: Mapping[str, Table], column: str, choices: Sequence[str], values: Sequence[Any] | None = None
+) -> tuple[dict[str, list[int]], int]:
     """Position of each row's label among `choices`, which are the same for all rows.
+
+    Whether a number in the column is a choice or a position is decided once, over all splits.
 
     Args:
         values: What the column says for each choice; None means its text or its position.
-        first: The number of the first choice when labels are positions.
+
+    Returns:
+        split -> one label per row; and the number that the column gives the first choice: 1 or, as elsewhere, 0.
 
     Raises:
-        DataError: a label is not among them; names the line and the choices.
+        DataError: a label is not among the choices, or only some names behind a column's integers are.
     """
-    names = table.label_names.get(column)
-    if values is None and names is None:
-        by_number = _all_numbers(table.need(column), choices)
-        if by_number is not None:
-            return by_number
     exact, folded = _lookup(choices, values)
-    labels = []
-    for row, value in enumerate(table.need(column)):
-        label = _find(value, exact, folded)
-        if label is None and names is not None and isinstance(value, int) and 0 <= value < len(names):
-            label = _find(names[value], exact, folded)
-        if label is None and values is None:
-            number = _number(value)
-            if number is not None and number == int(number) and 0 <= int(number) - first < len(choices):
-                label = int(number) - first
-        if label is None:
-            raise _out_of_range(table, row, column, value, choices, first)
-        labels.append(label)
-    return labels
+    positions = values is None and _are_positions(tables, column, choices, exact, folded)
+    first = 0
+    if positions and not any(column in table.label_names for table in tables.values()):
+        first = _first_number((value, len(choices)) for table in tables.values() for value in table.need(column))
+    labels: dict[str, list[int]] = {}
+    for split, table in tables.items():
+        labels[split] = []
+        for row, value in enumerate(table.need(column)):
+            label = _position(value, first) if positions else _find(value, exact, folded) if values else None
+            if label is None:
+                label = _find(_named(table, column, value), exact, folded)
+            if label is None or not 0 <= label < len(choices):
+                raise _out_of_range(table, row, column, value, choices, first)
+            labels[split].append(label)
+    return labels, first
 
 
 def row_labels(
-    table: Table,
+    tables: Mapping[str, Table],
     column: str,
-    choices: Sequence[Sequence[str]],
+    choices: Mapping[str, Sequence[Sequence[str]]],
     values: Sequence[Any] | None = None,
-    letters: Sequence[Sequence[str]] | None = None,
-) -> list[int]:
+    letters: str | None = None,
+) -> tuple[dict[str, list[int]], int]:
     """Position of each row's label among that row's own choices.
 
     A label may be the position, the text of a choice, or a letter ("B"); with `values` or `letters` it is one of those.
+
+    Args:
+        choices: split -> the choices of each row.
+        letters: Column with the names of a row's choices.
+
+    Returns:
+        As `fixed_labels`.
 
     Raises:
         DataError: a label is none of these; names the line.
     """
     given = None if values is None else {_key(value): i for i, value in enumerate(values)}
-    labels = []
+    said = [pair for split, table in tables.items() for pair in zip(table.need(column), choices[split], strict=True)]
     # Where choices are numbers a label may be meant as one of them or as a position: the same for the whole column.
-    texts = all(_own_text(value, own) is not None for value, own in zip(table.need(column), choices, strict=True))
-    for row, value in enumerate(table.need(column)):
-        own = choices[row]
-        label: int | None = None
-        if letters is not None:
-            names = [str(name) for name in letters[row]]
-            label = names.index(str(value)) if str(value) in names else None
-        elif given is not None:
-            label = given.get(_key(value))
-        else:
-            label = _own_text(value, own) if texts else _own_place(value, own)
-        if label is None or not 0 <= label < len(own):
-            raise _out_of_range(table, row, column, value, own, 0)
-        labels.append(label)
-    return labels
+    texts = all(_own_text(value, own) is not None for value, own in said)
+    plain = given is None and letters is None and not texts
+    first = _first_number((value, len(own)) for value, own in said) if plain else 0
+    labels: dict[str, list[int]] = {}
+    for split, table in tables.items():
+        labels[split] = []
+        for row, (value, own) in enumerate(zip(table.need(column), choices[split], strict=True)):
+            label: int | None = None
+            if letters is not None:
+                names = [str(name) for name in table.need(letters)[row]]
+                label = names.index(str(value)) if str(value) in names else None
+            elif given is not None:
+                label = given.get(_key(value))
+            else:
+                label = _own_text(value, own) if texts else _own_place(value, own, first)
+            if label is None or not 0 <= label < len(own):
+                raise _out_of_range(table, row, column, value, own, first)
+            labels[split].append(label)
+    return labels, first
 
 
-def counts_from_one(tables: Mapping[str, Table], column: str, choices: Sequence[str]) -> bool:
-    """Whether the labels are the numbers 1 to the number of choices, all over: they can mean nothing else then."""
-    if any(_number(choice) is not None for choice in choices):
-        return False
-    numbers = {_number(value) for table in tables.values() for value in table.columns.get(column, ())}
-    known = {number for number in numbers if number is not None}
-    return len(known) == len(numbers) and bool(known) and min(known) == 1 and max(known) == len(choices)
+def _are_positions(
+    tables: Mapping[str, Table],
+    column: str,
+    choices: Sequence[str],
+    exact: Mapping[Any, int],
+    folded: Mapping[str, int],
+) -> bool:
+    """Whether the numbers in a column are positions, not choices.
+
+    Raises:
+        DataError: some of the names behind them are choices, at other positions, and some are not.
+    """
+    if not any(column in table.label_names for table in tables.values()):
+        numbers = {value for table in tables.values() for value in table.need(column) if _number(value) is not None}
+        known = sum(_find(value, exact, folded) is not None for value in numbers)
+        # Where neither reading fits all of them, the likelier one is kept: its error names the value that is wrong.
+        return known < len(numbers) and known <= sum(_position(value) in range(len(choices)) for value in numbers)
+    used = {(_named(table, column, value), value) for table in tables.values() for value in table.need(column)}
+    places = {(name, value): _find(name, exact, folded) for name, value in used}
+    unknown = sorted({str(name) for (name, _), place in places.items() if place is None})
+    # Where every name that is a choice stands at that choice's position, the others are new words for the names there.
+    if unknown and any(place not in (None, value) for (_, value), place in places.items()):
+        raise DataError(
+            f"{next(iter(tables.values())).where}: some names of the labels in {column!r} are choices, others are not",
+            found=f"no choice: {', '.join(repr(name) for name in unknown)}; choices: {', '.join(map(repr, choices))}",
+            hint="--choices with the name of every label, in any order; or with new words for all, in the names' order",
+        )
+    return bool(unknown)
 
 
-def _all_numbers(values: Sequence[Any], choices: Sequence[str]) -> list[int] | None:
-    """Positions by number, where all choices spell different numbers and every label is one of these; else None."""
-    places = {_number(choice): place for place, choice in enumerate(choices)}
-    numbers = [_number(value) for value in values]
-    if None in places or len(places) < len(choices) or not set(numbers) <= set(places):
+def _named(table: Table, column: str, value: Any) -> Any:
+    """The name behind an integer, where the format knows it; else the value."""
+    names = table.label_names.get(column, ())
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+
+
+def _first_number(labels: Iterable[tuple[Any, int]]) -> int:
+    """1 where labels, given with the number of choices, are the numbers from 1 up to it; else 0.
+
+    They can mean nothing else then: the last choice would be out of range if they counted from 0.
+    """
+    numbers = [(_number(value), n) for value, n in labels]
+    known = [(number, n) for number, n in numbers if number is not None]
+    if len(known) < len(numbers) or not all(1 <= number <= n for number, n in known):
+        return 0
+    return int(min(number for number, _ in known) == 1 and any(number == n for number, n in known))
+
+
+def _position(value: Any, first: int = 0) -> int | None:
+    """The position that a number is; -1 for one that can be none."""
+    number = _number(value)
+    if number is None:
         return None
-    return [places[number] for number in numbers]
+    return int(number) - first if number == int(number) else -1
 
 
 def _own_text(value: Any, choices: Sequence[str]) -> int | None:
@@ -169,11 +219,11 @@ def _own_text(value: Any, choices: Sequence[str]) -> int | None:
     return own.index(text) if own.count(text) == 1 else None
 
 
-def _own_place(value: Any, choices: Sequence[str]) -> int | None:
+def _own_place(value: Any, choices: Sequence[str], first: int) -> int | None:
     """A choice's text where it is no number, its letter, or its position."""
-    number = _number(value)
-    if number is not None:
-        return int(number) if number == int(number) else None
+    position = _position(value, first)
+    if position is not None:
+        return position
     found = _own_text(value, choices)
     text = value.strip().upper() if isinstance(value, str) else ""
     if found is None and len(text) == 1 and "A" <= text <= "Z":
@@ -182,21 +232,33 @@ def _own_place(value: Any, choices: Sequence[str]) -> int | None:
 
 
 def _lookup(choices: Sequence[str], values: Sequence[Any] | None) -> tuple[dict[Any, int], dict[str, int]]:
+    """What a column may say -> position: as it stands (with the number that a choice spells), and folded."""
     exact: dict[Any, int] = {}
     for i, value in enumerate(choices if values is None else values):
         for one in value if isinstance(value, list | tuple) else (value,):
             exact[_key(one)] = i
     folded: dict[str, int] = {}
     for key, i in exact.items():
-        if isinstance(key, str) and folded.setdefault(key.casefold(), i) != i:
-            return exact, {}  # two choices differ in case only, so case tells them apart
+        if isinstance(key, str) and folded.setdefault(_fold(key), i) != i:
+            folded = {}  # two choices differ in case only, so case tells them apart
+            break
+    if values is None:
+        numbers = [_number(choice) for choice in choices]
+        exact |= {number: i for i, number in enumerate(numbers) if number is not None and numbers.count(number) == 1}
     return exact, folded
 
 
 def _find(value: Any, exact: Mapping[Any, int], folded: Mapping[str, int]) -> int | None:
     key = _key(value)
     found = exact.get(key)
-    return folded.get(key.casefold()) if found is None and isinstance(key, str) else found
+    if found is None and isinstance(key, str | bool):
+        found = folded.get(_fold(str(key)))
+    return exact.get(_number(key)) if found is None else found
+
+
+def _fold(text: str) -> str:
+    """Case aside, and with `_` for a space as in many names of labels."""
+    return text.casefold().replace("_", " ")
 
 
 def _key(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import datasets
 import pytest
 
 from transfer.errors import DataError
@@ -43,6 +44,38 @@ def test_stars_are_the_stars_even_where_none_has_the_most(end, most, tmp_path):
     assert found == {str(i): str(1 + i % most) for i in range(40)}
 
 
+@pytest.mark.parametrize("end", ["csv", "jsonl"])
+def test_positions_are_positions_even_where_some_of_them_are_choices(end, tmp_path):
+    rows = [{"text": f"film {i}", "label": i % 5} for i in range(50)]
+    found = answers(written(tmp_path, end, rows), choices=["1", "2", "3", "4", "5"])
+    assert found == {str(i): str(1 + i % 5) for i in range(50)}
+
+
+def test_all_splits_are_read_the_same_way(tmp_path):
+    for split, least in (("train", 0), ("dev", 1), ("test", 1)):
+        rows = [{"text": f"{split} L{i}", "label": i} for i in range(least, 5)]
+        written(tmp_path, "jsonl", rows)
+        (tmp_path / "t.jsonl").rename(tmp_path / f"{split}.jsonl")
+    found = answers(str(tmp_path), choices=["1", "2", "3", "4", "5"])
+    assert found == {f"L{i}": str(i + 1) for i in range(5)}
+
+
+def test_all_splits_are_read_the_same_way_where_rows_have_their_own_choices(tmp_path):
+    for split, least in (("train", 0), ("dev", 1), ("test", 1)):
+        rows = [
+            {"text": f"{split} L{i}", "choices": ["1", "2", "3", str(4 + i)], "label": str(i)} for i in range(least, 3)
+        ]
+        written(tmp_path, "jsonl", rows)
+        (tmp_path / "t.jsonl").rename(tmp_path / f"{split}.jsonl")
+    assert answers(str(tmp_path)) == {f"L{i}": str(i + 1) for i in range(3)}
+
+
+def test_the_error_names_the_number_that_is_no_choice(tmp_path):
+    rows = [{"text": f"film {i}", "label": 6 if i == 7 else 1 + i % 5} for i in range(40)]
+    with pytest.raises(DataError, match="line 8: label 6"):
+        load_task(written(tmp_path, "jsonl", rows), choices=["1", "2", "3", "4", "5"])
+
+
 def test_numbers_that_are_no_choice_are_positions(tmp_path):
     rows = [{"text": f"film {i}", "label": i % 3} for i in range(30)]
     found = answers(written(tmp_path, "jsonl", rows), choices=["10", "20", "30"])
@@ -62,6 +95,38 @@ def test_texts_are_texts_where_every_row_has_its_label_among_its_choices(tmp_pat
     assert found == {str(i): str(i + 2) for i in range(1, 21)}
 
 
+def test_numbers_from_one_up_to_each_rows_choices_count_from_one(tmp_path):
+    rows = [{"sentence": f"film {i}", "option1": f"a{i}", "option2": f"b{i}", "answer": 1 + i % 2} for i in range(40)]
+    path = written(tmp_path, "csv", rows)
+    assert answers(path) == {str(i): f"{'ab'[i % 2]}{i}" for i in range(40)}
+    assert any("count from 1" in note for note in load_task(path).notes)
+
+
+def test_numbers_that_never_reach_a_rows_last_choice_count_from_zero(tmp_path):
+    rows = [{"text": f"film {i}", "choices": [f"a{i}", f"b{i}", f"c{i}"], "label": 1 + i % 2} for i in range(40)]
+    found = answers(written(tmp_path, "jsonl", rows))
+    assert found == {str(i): f"{'bc'[i % 2]}{i}" for i in range(40)}
+
+
+@pytest.mark.parametrize("values", [[1, 2, "none"], [1.5, "x", 2], [True, False, "Depends"]])
+def test_choices_read_from_the_data_are_found_by_their_texts(values, tmp_path):
+    rows = [{"text": f"film {i}", "label": values[i % 3]} for i in range(30)]
+    assert answers(written(tmp_path, "jsonl", rows)) == {str(i): str(values[i % 3]) for i in range(30)}
+
+
+@pytest.mark.parametrize("values", [[1, 2, "none"], ["1", "2", "none"]])
+def test_numbers_among_choices_of_words_are_these_choices(values, tmp_path):
+    rows = [{"text": f"film {i}", "label": values[i % 3]} for i in range(30)]
+    found = answers(written(tmp_path, "jsonl", rows), choices=["none", "1", "2"])
+    assert found == {str(i): str(values[i % 3]) for i in range(30)}
+
+
+def test_truth_values_are_found_among_choices_of_any_order(tmp_path):
+    rows = [{"text": f"film {i}", "label": i % 2 == 0} for i in range(20)]
+    found = answers(written(tmp_path, "jsonl", rows), choices=["true", "false"])
+    assert found == {str(i): "false" if i % 2 else "true" for i in range(20)}
+
+
 def test_a_number_that_is_neither_is_refused(tmp_path):
     rows = [{"text": f"film {i}", "label": 7 if i == 3 else 1} for i in range(10)]
     with pytest.raises(DataError, match="label 7"):
@@ -71,3 +136,30 @@ def test_a_number_that_is_neither_is_refused(tmp_path):
 def test_a_very_long_value_is_read(tmp_path):
     rows = [{"text": "x" * 140_000 + f" film {i}", "label": i % 2} for i in range(4)]
     assert len(answers(written(tmp_path, "csv", rows), choices=["no", "yes"])) == 4
+
+
+def named(folder, names, n=40):
+    """A parquet file whose labels have names; the last word of an input is its label's name."""
+    features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+    values = [i % len(names) for i in range(n)]
+    made = {"text": [f"{i} is {names[value]}" for i, value in enumerate(values)], "label": values}
+    datasets.Dataset.from_dict(made, datasets.Features(features)).to_parquet(folder / "t.parquet")
+    return str(folder / "t.parquet")
+
+
+def test_names_that_are_all_choices_are_these_choices_in_any_order(tmp_path):
+    found = answers(named(tmp_path, ["bad", "very_good"]), choices=["very good", "bad"])
+    assert found == {"bad": "bad", "very_good": "very good"}
+
+
+@pytest.mark.parametrize("choices", [["poor", "so-so", "fine"], ["negative", "so-so", "positive"]])
+def test_new_words_for_names_are_taken_in_the_order_of_the_names(choices, tmp_path):
+    names = ["negative", "neutral", "positive"]
+    assert answers(named(tmp_path, names, 60), choices=choices) == dict(zip(names, choices, strict=True))
+
+
+def test_choices_that_leave_it_open_which_name_is_meant_are_refused(tmp_path):
+    path = named(tmp_path, ["negative", "neutral", "positive"], 60)
+    with pytest.raises(DataError, match="some names of the labels in 'label' are choices") as caught:
+        load_task(path, choices=["positive", "negative", "mixed"])
+    assert "no choice: 'neutral'" in caught.value.found
