@@ -11,6 +11,7 @@ from typing import Any
 from transfer.deltas import METHODS
 from transfer.errors import DeltaError
 from zoo import Module
+from zoo.record import START
 
 # Settings that act in training only, or that the list of places makes idle.
 IDLE = frozenset({"dropout", "reparameterisation", "where", "exclude", "places", "inputs"}) | {
@@ -55,9 +56,9 @@ class Starts:
 
 
 def _stored_start(module: Module) -> tuple[Path, str] | None:
-    """(zoo, name) of a start that lies in a zoo: there a name stands for one start."""
+    """(zoo, name) of a start that lies in a zoo: there a name stands for one start. A folder by itself has its own."""
     folder, name = module.folder, module.card.start
-    if folder is None or name is None or folder.parent.name != "modules":
+    if folder is None or name is None or folder.parent.name != "modules" or START in module.record.files:
         return None
     return folder.parent.parent, name
 
