@@ -32,8 +32,37 @@ def plain_file(path: Path) -> Path:
     mode = os.lstat(path).st_mode
     if not stat.S_ISREG(mode):
         kind = "a link" if stat.S_ISLNK(mode) else "no plain file"
-        raise PathError(f"{path} is {kind}; a zoo holds plain files only")
+        raise PathError(f"{path} is {kind}; a zoo holds plain files only", hint=_COPY if stat.S_ISLNK(mode) else None)
     return path
+
+
+def followed_file(path: Path) -> Path:
+    """The plain file that a path in a stranger's folder leads to: itself, or what a link means that stays with it.
+
+    A link may lead to a file in its own folder or, in the cache of the Hugging Face Hub, out of a `snapshots` folder
+    into the `blobs` beside it.
+
+    Raises:
+        PathError: it is a link to somewhere else, a folder or a device.
+        FileNotFoundError: nothing is there.
+    """
+    if not path.is_symlink():
+        return plain_file(path)
+    folder = path.parent.resolve()
+    snapshots = next((above for above in folder.parents if above.name == "snapshots"), None)
+    try:
+        target = path.resolve(strict=True)
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError) as error:  # links in a circle, as different versions of Python tell it
+        raise PathError(f"{path} is a link that leads nowhere", found=str(error)) from None
+    homes = [folder] if snapshots is None else [folder, snapshots.parent / "blobs"]
+    if not any(target.is_relative_to(home) for home in homes):
+        raise PathError(f"{path} is a link out of its folder", found=str(target), hint=_COPY)
+    return plain_file(target)
+
+
+_COPY = "cp -rL FOLDER ELSEWHERE copies the folder with what its links lead to"
 
 
 def check_file_hash(path: Path, expected: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 from zoo.card import is_finite, read_json
 from zoo.errors import CardError, FormatError
-from zoo.files import plain_file
+from zoo.files import followed_file
 from zoo.tensors import FileTensors, RenamedTensors
 
 HEADS = ("classifier", "score", "qa_outputs", "pooler")  # no answer passes them, whichever backbone it is
@@ -22,7 +22,7 @@ Parts = dict[str, dict[str, str]]  # place -> local name of ours -> name in the 
 def read_config(path: Path) -> dict[str, Any]:
     """A config file as it stands; FormatError if it cannot be read."""
     try:
-        return read_json(plain_file(path).read_text(encoding="utf-8"))
+        return read_json(followed_file(path).read_text(encoding="utf-8"))
     except (CardError, UnicodeDecodeError, FileNotFoundError) as error:
         raise FormatError(f"{path} cannot be read", found=str(error)) from None
 

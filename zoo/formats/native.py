@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from zoo.errors import FormatError
-from zoo.files import plain_file
+from zoo.files import followed_file, plain_file
 from zoo.formats.checkpoint import Checkpoint
 from zoo.formats.layout import read_config, write_config
 from zoo.tensors import FileTensors, write_tensors
@@ -76,7 +76,7 @@ def read(
     return Checkpoint(
         method=method,
         settings=settings,
-        tensors=open_tensors(folder, method, settings),
+        tensors=FileTensors(followed_file(folder / TENSORS)),
         backbone=str(config.get("backbone") or ""),
     )
 

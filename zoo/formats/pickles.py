@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from zoo.errors import FormatError, TensorError
-from zoo.files import plain_file
+from zoo.files import followed_file
 from zoo.tensors import MAX_HEADER, FileTensors, check_value
 
 
@@ -64,9 +64,10 @@ def open_weights(folder: Path, safe: str, pickled: str, allow_pickle: bool, resa
     Raises:
         FormatError: there is neither, or only a pickle and it is not allowed.
         TensorError: the file cannot be read.
+        PathError: it is a link that leads away from the folder.
     """
     if (folder / safe).is_file():
-        return FileTensors(plain_file(folder / safe))
+        return FileTensors(followed_file(folder / safe))
     if not (folder / pickled).is_file():
         raise FormatError(f"{folder} has no {safe}", hint="name the folder that the checkpoint lies in")
     if not allow_pickle:
@@ -76,7 +77,7 @@ def open_weights(folder: Path, safe: str, pickled: str, allow_pickle: bool, resa
             hint=f"load it where you trust it and save it again with {resave}; or --allow-pickle, which reads tensors "
             "and nothing else",
         )
-    return PickleTensors(plain_file(folder / pickled))
+    return PickleTensors(followed_file(folder / pickled))
 
 
 def write_pickle(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
