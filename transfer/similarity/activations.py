@@ -75,9 +75,8 @@ def source_grams(
                     found=str(error).splitlines()[0],
                     hint="$TRANSFER_TASKS names a folder of tasks; in Python, merge_options={'grams': ...}",
                 ) from error
-            rows = backbone.encode(task.train, task.fields)
-            chosen = [rows[int(index)] for index in drawn(len(rows), EXAMPLES, seed)]
-            by_task[key] = input_grams(backbone, chosen, places)
+            chosen = task.train.select(drawn(len(task.train), EXAMPLES, seed))
+            by_task[key] = input_grams(backbone, backbone.encode(chosen, task.fields), places)
         found[module.id] = by_task[key]
     say(f"inputs of {len(by_task)} source tasks were read for the merge, at most {EXAMPLES} examples each")
     return found

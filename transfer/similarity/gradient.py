@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -141,13 +142,29 @@ class GradientNorm(Estimator):
 class GradientAlignment(Estimator):
     """Cosine of the target's gradient at the shared start with the source task's, both as sketches, in [-1, 1].
 
-    The source's is in its signature; for LoRA it is the gradient by the weights, else by the delta's tensors.
+    The source's is in its signature; for LoRA it is the gradient by the weights at the module's places, so the target's
+    is taken once for all modules of the same places. For other methods it is that by the delta's tensors, which must
+    have the names and shapes of the start.
     """
 
     name = "gradient:alignment"
 
     def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
         sources = np.stack(signature_arrays(modules, "gradient_sketch", SIZE)).astype(np.float64)
-        ours = target.gradient_sketch().astype(np.float64)
-        norms = np.linalg.norm(sources, axis=1) * np.linalg.norm(ours)
-        return sources @ ours / np.maximum(norms, np.finfo(np.float64).tiny)
+        alike: dict[str, list[int]] = {}
+        for row, module in enumerate(modules):
+            alike.setdefault(json.dumps(module.card.settings, sort_keys=True), []).append(row)
+        scores = np.empty(len(modules))
+        for rows in alike.values():
+            ours = _target_sketch(target, modules[rows[0]]).astype(np.float64)
+            norms = np.linalg.norm(sources[rows], axis=1) * np.linalg.norm(ours)
+            scores[rows] = sources[rows] @ ours / np.maximum(norms, np.finfo(np.float64).tiny)
+        return scores
+
+
+def _target_sketch(target: Target, module: Module) -> np.ndarray:
+    """Sketch of the target's gradient by what the module's own was taken by."""
+    if in_weight_space(target.method):
+        return target.gradient_sketch(method_of(module))
+    check_shapes(module, dict(module.tensors(check=False)), target.start)
+    return target.gradient_sketch()

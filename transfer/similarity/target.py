@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 
 from transfer.backbones.backbone import Backbone
@@ -65,7 +66,7 @@ class Target:
         self._outputs: dict[str, tuple[Tensor, Tensor]] = {}
         self._losses: dict[str, Tensor] = {}
         self._gradient: dict[str, Tensor] | None = None
-        self._gradient_sketch: np.ndarray | None = None
+        self._sketches: dict[tuple[str, ...], np.ndarray] = {}
         if not len(task.train):
             raise DataError(f"task {task.name!r} has no training examples", hint="a task with a train split")
 
@@ -110,15 +111,20 @@ class Target:
     @cached_property
     def encoded(self) -> list[Encoded]:
         """All training examples, tokenised."""
-        rows = self.backbone.encode(self.task.train, self.task.fields)
-        if any(row.label < 0 for row in rows):
-            raise DataError(f"a training example of task {self.task.name!r} has no label")
-        return rows
+        return self._encoded(self.task.train)
 
     @cached_property
     def sample(self) -> list[Encoded]:
         """The training examples that estimators look at: all of them, or 256 drawn with the seed."""
-        return [self.encoded[index] for index in self._drawn]
+        if len(self._drawn) == len(self.task.train):
+            return self.encoded
+        return self._encoded(self.task.train.select(self._drawn))  # the rest need not be tokenised
+
+    def _encoded(self, examples: Dataset) -> list[Encoded]:
+        rows = self.backbone.encode(examples, self.task.fields)
+        if any(row.label < 0 for row in rows):
+            raise DataError(f"a training example of task {self.task.name!r} has no label")
+        return rows
 
     @cached_property
     def _drawn(self) -> list[int]:
@@ -156,11 +162,17 @@ class Target:
             self._gradient = tensor_gradients(self.backbone, self.method, self.start, self.sample)
         return self._gradient
 
-    def gradient_sketch(self) -> np.ndarray:
-        """Sketch of the gradient, comparable with those in signatures: (1024,)."""
-        if self._gradient_sketch is None:
-            self._gradient_sketch = gradient_sketch(self.backbone, self.method, self.start, self.sample).numpy()
-        return self._gradient_sketch
+    def gradient_sketch(self, method: DeltaMethod | None = None) -> np.ndarray:
+        """Sketch of the gradient, comparable with those in signatures of modules of the same places: (1024,).
+
+        Args:
+            method: A LoRA on the places of what it is compared with; None is the target's own method.
+        """
+        chosen = self.method if method is None else method
+        places = tuple(sorted(chosen.places(self.backbone.model)))
+        if places not in self._sketches:
+            self._sketches[places] = gradient_sketch(self.backbone, chosen, self.start, self.sample).numpy()
+        return self._sketches[places]
 
     # ---- short tunes
 

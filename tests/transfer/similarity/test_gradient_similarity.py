@@ -150,3 +150,33 @@ def test_alignment_prefers_the_module_whose_source_is_the_target_itself(name, to
     scores = GradientAlignment().score(Target.for_modules(same, backbone, modules, name), modules)
     assert scores[0] == pytest.approx(1, abs=1e-4)
     assert scores[1] < 0.5
+
+
+def trained_on(task, method, backbone, toys, seed):
+    """A module with the signature of a task."""
+    start = method.draw(backbone.model)
+    tensors = toys.moved(start, 0.1, seed)
+    signature = module_signature(backbone, backbone.encode(task.train), method, tensors, start)
+    return toys.module(backbone, method, tensors, f"{task.name}-{seed}", signature, start)
+
+
+def test_alignment_compares_loras_of_other_places_there(toys, monkeypatch):
+    backbone, task = tiny.tiny_backbone("bert"), toys.task(12)
+    other = LoRA(where=("ff.w1", "ff.w2"))
+    kinds = [LoRA(), LoRA(rank=2), LoRA(rank=3), other, LoRA(where=other.where, rank=2)]
+    modules = [trained_on(task, kind, backbone, toys, seed) for seed, kind in enumerate(kinds)]
+    target, calls, forward = toys.target(backbone, modules, n=12), [], backbone.forward
+    monkeypatch.setattr(backbone, "forward", lambda **batch: calls.append(1) or forward(**batch))
+    assert GradientAlignment().score(target, modules) == pytest.approx(np.ones(5), abs=1e-4)
+    GradientAlignment().score(target, modules)
+    assert len(calls) == 2  # one pass for all modules of the same places
+
+
+def test_alignment_by_the_deltas_tensors_refuses_other_sizes_by_name(toys):
+    backbone, task = tiny.tiny_backbone("bert"), toys.task(12)
+    kinds = [Adapter(), Adapter(), Adapter(bottleneck=3)]
+    modules = [trained_on(task, kind, backbone, toys, seed) for seed, kind in enumerate(kinds)]
+    target = toys.target(backbone, modules, "adapter", n=12)
+    with pytest.raises(SourceError, match=f"module '{modules[2].id}' cannot be compared tensor by tensor"):
+        GradientAlignment().score(target, modules)
+    assert GradientAlignment().score(target, modules[:2]) == pytest.approx([1, 1], abs=1e-4)

@@ -76,6 +76,20 @@ def test_a_large_task_is_looked_at_through_a_draw(toys):
     np.testing.assert_allclose(target.embeddings[3], expected, atol=1e-5)
 
 
+def test_only_the_drawn_examples_of_a_large_task_are_tokenised(world, toys, monkeypatch):
+    backbone, _, modules = world()
+    n, encode = MOST_EXAMPLES + 50, backbone.encode
+    target, seen = toys.target(backbone, modules, n=n), []
+    expected = [encode(target.task.train)[index].input for index in target._drawn]
+    monkeypatch.setattr(backbone, "encode", lambda rows, fields=(): seen.append(len(rows)) or encode(rows, fields))
+    assert [row.input for row in target.sample] == expected
+    for name in ("gradient:first-order", "gradient:alignment", "embedding:cosine", "prediction:loss"):
+        ESTIMATORS.get(name)().score(target, modules)
+    assert seen == [MOST_EXAMPLES]
+    small = toys.target(backbone, modules, n=12)
+    assert [len(small.sample), len(small.encoded), *seen[1:]] == [12, 12, 12]  # tokenised once
+
+
 def test_halves_are_balanced_disjoint_and_the_same_again(toys):
     backbone = tiny.tiny_backbone("bert")
     first, second = toys.target(backbone, [], n=12), toys.target(backbone, [], n=12)
@@ -110,6 +124,9 @@ def test_no_training_examples_is_an_error(toys):
 
 def test_an_example_without_label_is_an_error(toys):
     rows = Dataset.from_list([{**row, "label": -1} for row in tiny.sentiment_rows(3)])
-    target = Target.for_modules(toys.task(train=rows), tiny.tiny_backbone("bert"), [])
-    with pytest.raises(DataError, match="has no label"):
-        _ = target.encoded
+    many = Dataset.from_list([{**row, "label": -1} for row in tiny.sentiment_rows(MOST_EXAMPLES + 1)])
+    for train in (rows, many):
+        target = Target.for_modules(toys.task(train=train), tiny.tiny_backbone("bert"), [])
+        for part in ("sample", "encoded"):
+            with pytest.raises(DataError, match="has no label"):
+                getattr(target, part)
