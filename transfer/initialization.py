@@ -118,9 +118,10 @@ class Initialization:
                 hint="save it without for_model, and use it with load and attach",
             )
         with whole_folder(folder, FILES, RECIPE) as part:
-            names = format_.write(
-                part, method, settings, tensors, recipe.get("base_model", recipe["backbone"]), recipe["kind"]
-            )
+            # PEFT's classes for language models want what a task class lacks; the one for encoders wants nothing.
+            kind = recipe["kind"] if for_model is None else "encoder"
+            base = recipe.get("base_model", recipe["backbone"])
+            names = format_.write(part, method, settings, tensors, base, kind)
             files = {name: sha256(part / name) for name in names}
             own = {"for_model": for_model, "front": front, "files": files}
             text = json.dumps({**recipe, "saved": own}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
@@ -132,7 +133,7 @@ class Initialization:
         """Read what `save` wrote.
 
         Raises:
-            ConfigError: there is no recipe, or it is damaged or of a newer version.
+            ConfigError: there is no recipe, a file is missing, or the recipe is damaged or of a newer version.
             ChecksumError: a file is not the one that was saved.
             TensorError: the tensors are not finite, or not those of the settings.
         """
@@ -140,8 +141,6 @@ class Initialization:
         recipe = _read_recipe(folder)
         saved = recipe.pop("saved")
         for name, known in saved["files"].items():
-            if name not in FILES:
-                raise ConfigError(f"the recipe in {folder} names the file {name!r}", found=", ".join(FILES))
             check_file_hash(folder / name, known)
         method, settings, front = recipe["method"], recipe["settings"], saved["front"]
         stored = detect(folder).open_tensors(folder, method, _moved(settings, front), torch.float32)
@@ -151,7 +150,7 @@ class Initialization:
         return cls(
             Delta(METHODS.get(method).from_settings(settings), tensors, settings),
             recipe,
-            None if verdict is None else Verdict.from_dict(verdict),
+            None if verdict is None else _verdict(folder, verdict),
         )
 
 
@@ -197,25 +196,50 @@ def _read_recipe(folder: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path} has schema {schema}, this version reads up to {SCHEMA}", hint="pip install -U transfer-zoo"
         )
-    missing = [name for name in _NEEDED if name not in recipe]
-    if missing or not isinstance(recipe["saved"], dict) or not {"files", "front"} <= recipe["saved"].keys():
-        raise ConfigError(f"{path} is damaged", found=f"it lacks {missing[0] if missing else 'the files'}")
+    _check_types(path, recipe, _NEEDED)
+    _check_types(path, recipe["saved"], _SAVED)
+    files = recipe["saved"]["files"]
+    if not files or not all(isinstance(digest, str) for digest in files.values()):
+        raise ConfigError(f"{path} is damaged", found="no files with their sha256")
+    for name in files:
+        if name not in FILES:
+            raise ConfigError(f"the recipe in {folder} names the file {name!r}", found=", ".join(FILES))
+        if not os.path.lexists(folder / name):
+            raise ConfigError(f"the initialization in {folder} lacks {name}", hint="run transfer init again")
     return recipe
 
 
-_NEEDED = (
-    "saved",
-    "target",
-    "method",
-    "settings",
-    "backbone",
-    "fingerprint",
-    "kind",
-    "base_model_prefix",
-    "modules",
-    "weights",
-    "scores",
-    "estimator",
-    "handed_over",
-    "verdict",
-)
+def _check_types(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for name, kinds in wanted.items():
+        if name not in found:
+            raise ConfigError(f"{path} is damaged", found=f"it lacks {name}")
+        if not isinstance(found[name], kinds):
+            raise ConfigError(f"{path} is damaged", found=f"{name} is a {type(found[name]).__name__}")
+
+
+def _verdict(folder: Path, told: Mapping[str, Any]) -> Verdict:
+    """What a recipe says; fields that only a newer version knows are passed over."""
+    known = {name: value for name, value in told.items() if name in Verdict.__dataclass_fields__}
+    try:
+        return Verdict.from_dict(known)
+    except (TypeError, LookupError) as error:
+        raise ConfigError(f"the verdict in {folder / RECIPE} is damaged", found=str(error)) from None
+
+
+_NEEDED: Mapping[str, Any] = {
+    "saved": dict,
+    "target": dict,
+    "method": str,
+    "settings": dict,
+    "backbone": str,
+    "fingerprint": str,
+    "kind": str,
+    "base_model_prefix": str,
+    "modules": list,
+    "weights": dict,
+    "scores": dict,
+    "estimator": str,
+    "handed_over": str,
+    "verdict": (dict, type(None)),
+}
+_SAVED: Mapping[str, Any] = {"files": dict, "front": str}
