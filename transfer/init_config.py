@@ -30,7 +30,8 @@ class InitConfig:
     budget: float | None = None  # seconds for a weighting that looks at examples
     merge: str = AUTO  # a rule; auto is linear for modules with a shared start, else svd for LoRA
     merge_options: Mapping[str, Any] = field(default_factory=dict)  # of the rule: rank, energy, density
-    exclude: tuple[str, ...] | None = None  # task names and ids left out; None leaves out the target's own task
+    exclude: tuple[str, ...] = ()  # task names and ids left out, beside the target's own task
+    include_own: bool = False  # take modules of the target's own task, too
     examples: int | None = 64  # rows of train, and at most as many of dev, for a target given by name; None takes all
     guard: bool = True
     guard_steps: int = 20

@@ -37,7 +37,8 @@ def initialize(
     budget: float | None = None,
     merge: str = AUTO,
     merge_options: Mapping[str, Any] | None = None,
-    exclude: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] = (),
+    include_own: bool = False,
     examples: int | None = 64,
     guard: bool = True,
     guard_steps: int = 20,
@@ -69,8 +70,9 @@ def initialize(
             in it.
         merge: Rule by which modules are merged; "auto" is `linear` where they share a start, else `svd` for LoRA.
         merge_options: Of the rule, such as {"rank": 16} or {"density": 0.2}.
-        exclude: Task names and module ids that are left out; None leaves out the target's own task. A name that the
-            zoo does not have is said.
+        exclude: Task names and module ids that are left out, beside the target's own task. A name that the zoo does
+            not have is said.
+        include_own: Take modules of the target's own task, too.
         examples: To train on, and at most as many for dev, for a target given by name; None takes all there are.
         guard: Tune a few steps from the result and from scratch and compare; where it hurts, scratch is handed over.
         guard_steps: Of these tunes.
@@ -97,7 +99,8 @@ def initialize(
         budget=budget,
         merge=merge,
         merge_options=merge_options or {},
-        exclude=None if exclude is None else (exclude,) if isinstance(exclude, str) else tuple(exclude),
+        exclude=(exclude,) if isinstance(exclude, str) else tuple(exclude),
+        include_own=include_own,
         examples=examples,
         guard=guard,
         guard_steps=guard_steps,

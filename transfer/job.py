@@ -68,7 +68,8 @@ class Job:
         clock: Clock,
     ) -> None:
         self.config, self.task, self.backbone, self.zoo, self.clock = config, task, backbone, zoo, clock
-        self.exclude = (task.name,) if config.exclude is None else config.exclude
+        own = () if config.include_own else (task.name,)
+        self.exclude = tuple(dict.fromkeys((*own, *config.exclude)))
         self.notes: list[str] = []
         self._say = say
 
@@ -93,6 +94,7 @@ class Job:
             self.backbone,
             config.method_name,
             config.estimator,
+            include_own=True,
             force=config.force,
             per_block=config.per_block and fitted(config.how) is None,
         )
@@ -131,7 +133,7 @@ class Job:
     def _sources(self) -> list[Module]:
         """Modules that fit the backbone and can be merged with each other."""
         config = self.config
-        for line in unmatched(self.zoo, config.exclude or ()):
+        for line in unmatched(self.zoo, config.exclude):
             self.note(line)
         modules = find_sources(self.zoo, self.backbone, config.method, self.exclude, config.force, self.note)
         if isinstance(config.method, DeltaMethod):

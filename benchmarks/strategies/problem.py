@@ -141,7 +141,9 @@ class Problem:
         key = estimator, per_block
         if key not in self._scores:
             method = self.target.method.method
-            self._scores[key] = score(self.target, self.modules, self.backbone, method, estimator, per_block=per_block)
+            self._scores[key] = score(
+                self.target, self.modules, self.backbone, method, estimator, include_own=True, per_block=per_block
+            )
         return self._scores[key]
 
     def pool(self, estimator: str) -> Pool:

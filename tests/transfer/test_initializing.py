@@ -138,9 +138,10 @@ def test_the_target_s_own_task_is_left_out_unless_told_otherwise(small_zoo):
     task = toy_target(name="films")
     own = zoo.find(task="films")[0].id
     assert own not in initialize(task, zoo, backbone, guard=False).recipe["weights"]
-    assert own in initialize(task, zoo, backbone, guard=False, exclude=()).recipe["weights"]
-    recipe = initialize(task, zoo, backbone, guard=False, exclude=["hotels", own]).recipe
+    assert own in initialize(task, zoo, backbone, guard=False, include_own=True).recipe["weights"]
+    recipe = initialize(task, zoo, backbone, guard=False, exclude="hotels").recipe
     assert [name.split("-")[0] for name in recipe["weights"]] == ["kettles"]
+    assert recipe["exclude"] == ["films", "hotels"]
 
 
 def test_what_hurts_is_replaced_by_scratch_and_says_so(small_zoo, monkeypatch):
@@ -215,12 +216,12 @@ def test_force_takes_what_fits_in_shape_and_prefers_the_backbone_s_own(small_zoo
     ]
     lines = []
     found = initialize(
-        toy_target(), [*odd, *others, *own], backbone, guard=False, force=True, exclude=(), say=lines.append
+        toy_target(), [*odd, *others, *own], backbone, guard=False, force=True, include_own=True, say=lines.append
     )
     assert list(found.recipe["weights"]) == [own[0].id]
     assert lines[0].startswith("5 of 9 modules are left out, since their tensors have not the shapes")
     assert lines[1].startswith("3 of 4 modules are left out")
-    found = initialize(toy_target(), [*odd, *others], backbone, guard=False, force=True, exclude=(), say=lines.append)
+    found = initialize(toy_target(), [*odd, *others], backbone, guard=False, force=True, include_own=True, say=lines.append)
     assert set(found.recipe["weights"]) == {module.id for module in others}
     with pytest.raises(SourceError, match="has the shapes and places of backbone"):
         initialize(toy_target(), odd, backbone, guard=False, force=True, say=lines.append)

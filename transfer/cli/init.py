@@ -69,8 +69,9 @@ def init(
     ] = False,
     exclude: Annotated[
         str | None,
-        typer.Option("--exclude", help="Tasks or ids left out: a,b; else the target's own task."),
+        typer.Option("--exclude", help="Tasks or ids left out: a,b; the target's own task always is."),
     ] = None,
+    include_own: options.IncludeOwn = False,
     guard: Annotated[
         bool, typer.Option("--guard/--no-guard", help="Tune a few steps from here and from scratch, and compare.")
     ] = True,
@@ -136,7 +137,8 @@ def init(
             merge=merge,
             merge_options=merge_options,
             per_block=per_block,
-            exclude=options.split_names(exclude),
+            exclude=options.split_names(exclude) or (),
+            include_own=include_own,
             guard=guard,
             guard_steps=guard_steps,
             batch_size=batch_size,

@@ -35,6 +35,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Of drawing examples and of tr
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no more than the result.")]
 Force = Annotated[bool, typer.Option("--force", help="Take modules trained on another backbone all the same.")]
+IncludeOwn = Annotated[bool, typer.Option("--include-own", help="Take modules of the target's own task, too.")]
 SourceName = Annotated[
     str | None,
     typer.Option("--source", help="Only look there: path, folder, hub or sample."),

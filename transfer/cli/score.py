@@ -25,8 +25,9 @@ def score(
     ] = "gradient:first-order",
     top: Annotated[int, typer.Option("--top", help="Rows to print; 0 prints all.")] = 10,
     exclude: Annotated[
-        str | None, typer.Option("--exclude", help="Tasks or ids left out: a,b; else the target's own task.")
+        str | None, typer.Option("--exclude", help="Tasks or ids left out: a,b; the target's own task always is.")
     ] = None,
+    include_own: options.IncludeOwn = False,
     source: options.SourceName = None,
     input_column: options.InputColumn = None,
     label_column: options.LabelColumn = None,
@@ -50,9 +51,9 @@ def score(
     task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template)
     show_task(output, task)
     loaded = options.read_backbone(backbone, kind, precision, max_length)
-    left_out = options.split_names(exclude)
+    left_out = options.split_names(exclude) or ()
     view = options.open_zoo(zoo)
-    for line in unmatched(view, left_out or ()):
+    for line in unmatched(view, left_out):
         output.say(f"note: {line}")
     with output.working():
         scores = score_modules(
@@ -61,7 +62,8 @@ def score(
             loaded,
             method,
             estimator,
-            exclude=[task.name] if left_out is None else left_out,
+            exclude=left_out,
+            include_own=include_own,
             seed=seed,
             force=force,
         )

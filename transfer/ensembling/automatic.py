@@ -12,7 +12,8 @@ from transfer.deltas.method import DeltaMethod
 from transfer.ensembling.choosing import AUTO
 from transfer.ensembling.fitted import Fit, FitSettings, Pool, check_sources, fit_weights
 from transfer.ensembling.merging import merge
-from transfer.ensembling.racing import RUNGS, SCRATCH, Race, Split, race, splits_of
+from transfer.ensembling.racing import RUNGS, Split, race, splits_of
+from transfer.ensembling.standings import SCRATCH, Race
 from transfer.ensembling.verdict import Verdict
 from transfer.ensembling.weighting import TEMPERATURE, weigh
 from transfer.similarity.scores import Scores
@@ -172,7 +173,13 @@ class Maker:
         key = id(target.task), estimator
         if key not in self._scores:
             self._scores[key] = score(
-                target, self.modules, self.backbone, target.method.method, estimator, force=self.force
+                target,
+                self.modules,
+                self.backbone,
+                target.method.method,
+                estimator,
+                include_own=True,
+                force=self.force,
             )
         return self._scores[key]
 
@@ -217,6 +224,7 @@ def choose_start(
     ours, theirs = (found.runners[name].losses[found.steps] for name in (best, SCRATCH))
     verdict = Verdict(
         **compared,
+        best_of=len(found.measured),
         steps=found.steps,
         n_dev=len(ours),
         losses={"initialization": float(ours.mean()), "scratch": float(theirs.mean())},

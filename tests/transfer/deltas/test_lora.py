@@ -178,7 +178,7 @@ def test_a_lora_on_embeddings_is_scored_like_any_other(name, tiny_backbone):
     task, start = small.toy_target(8, 4), method.draw(backbone.model)
     modules = [small.trained_module(backbone, method, task, start, steps, None) for steps in (1, 3)]
     modules = [Module.new(module.card, module.tensors(), module.signature, start) for module in modules]
-    values = score(task, modules, backbone, method, name, exclude=()).values
+    values = score(task, modules, backbone, method, name, include_own=True).values
     assert all(math.isfinite(value) for value in values)
     if name == "gradient:alignment":  # they were trained on the target itself
         assert values == pytest.approx([1, 1])
