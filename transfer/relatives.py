@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class Relatives:
     @property
     def told(self) -> bool:
         """False where neither category nor inputs could be compared, so that nothing is known of relatives."""
-        return self.category not in NO_CATEGORY or self.closest is not None
+        return _says(self.category) or self.closest is not None
 
     @property
     def note(self) -> str | None:
@@ -60,10 +60,10 @@ class Relatives:
                 "its category is not known, and there are too few signatures to compare inputs; "
                 "giving its category (--category) lets tasks be compared"
             )
-        if self.category in NO_CATEGORY:
-            reasons = ["its category is not known"]
-        else:
+        if _says(self.category):
             reasons = [f"none is of category {self.category!r}"]
+        else:
+            reasons = ["its category is not known"]
         if self.closest is None:
             reasons.append("there are too few signatures to compare inputs")
         else:
@@ -90,28 +90,46 @@ class Relatives:
 def find_relatives(target: Target, modules: Sequence[Module]) -> Relatives:
     """Look for relatives: first by category, which costs nothing, then by inputs.
 
-    A source is a relative if it is of the target's category (not "other"), or if its centroid lies close to the
-    target's: cosine at least 0.45 after the mean of all source centroids is taken off both.
+    A source is a relative if one of its modules is of the target's category (not "other"; capitals do not count), or
+    if its centroid lies close to the target's: cosine at least 0.45 after the mean of all source centroids is taken
+    off both. The order of modules does not matter.
 
     Args:
         target: Its training inputs are embedded where the category does not settle it.
         modules: The sources, at least one.
     """
-    tasks = {module.card.task: module for module in modules}
-    category = target.task.category
-    same = tuple(sorted(name for name, module in tasks.items() if module.card.category == category))
-    known = Relatives(target=target.task.name, category=category, n_tasks=len(tasks))
-    if same and category not in NO_CATEGORY:
-        return Relatives(**{**known.__dict__, "same_category": same})
-    width = target.backbone.width
-    centroids = {name: tasks[name].signature.centroid for name in sorted(tasks)}
-    kept = {name: row for name, row in centroids.items() if row is not None and row.shape == (width,)}
-    if len(kept) < FEWEST_TASKS:
+    tasks: dict[str, list[Module]] = {}
+    for module in sorted(modules, key=lambda module: (module.card.task, module.id)):
+        tasks.setdefault(module.card.task, []).append(module)
+    wanted = target.task.category
+    known = Relatives(target=target.task.name, category=wanted, n_tasks=len(tasks))
+    if _says(wanted):
+        same = tuple(name for name, its in tasks.items() if any(_alike(m.card.category, wanted) for m in its))
+        if same:
+            return replace(known, same_category=same)
+    found = {name: _centroid(its, target.backbone.width) for name, its in tasks.items()}
+    centroids = {name: centroid for name, centroid in found.items() if centroid is not None}
+    if len(centroids) < FEWEST_TASKS:
         return known
-    names, rows = list(kept), np.stack(list(kept.values())).astype(np.float64)
+    names, rows = list(centroids), np.stack(list(centroids.values())).astype(np.float64)
     mean = rows.mean(axis=0)
     ours, theirs = target.embeddings.mean(axis=0).astype(np.float64) - mean, rows - mean
     norms = np.maximum(np.linalg.norm(theirs, axis=1) * np.linalg.norm(ours), np.finfo(np.float64).tiny)
     cosines = theirs @ ours / norms
     nearest = int(cosines.argmax())
-    return Relatives(**{**known.__dict__, "closest": names[nearest], "cosine": float(cosines[nearest])})
+    return replace(known, closest=names[nearest], cosine=float(cosines[nearest]))
+
+
+def _alike(one: str, other: str) -> bool:
+    return one.strip().casefold() == other.strip().casefold()
+
+
+def _says(category: str) -> bool:
+    """False for a category that says nothing of the task."""
+    return not any(_alike(category, nothing) for nothing in NO_CATEGORY)
+
+
+def _centroid(modules: Sequence[Module], width: int) -> np.ndarray | None:
+    """Of the inputs of the modules' task: the first there is, of the backbone's width."""
+    found = (module.signature.centroid for module in modules)
+    return next((centroid for centroid in found if centroid is not None and centroid.shape == (width,)), None)

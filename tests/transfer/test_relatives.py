@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import small
@@ -10,6 +12,7 @@ from transfer.relatives import CLOSE, FEWEST_TASKS, find_relatives
 from zoo import Card, Signature
 
 WIDTH = 16
+NUMBERS = itertools.count()
 
 
 class StandIn:
@@ -22,7 +25,7 @@ class StandIn:
 def source(task, centroid=None, category="nli"):
     card = Card(task=task, method="lora", category=category, settings={}, backbone="toy", fingerprint="0" * 64)
     signature = Signature(centroid=None if centroid is None else np.asarray(centroid, dtype=np.float32))
-    return StandIn(card=card, signature=signature)
+    return StandIn(id=f"{task}-lora-{next(NUMBERS):08x}", card=card, signature=signature)
 
 
 def target(centroid, category="other"):
@@ -104,3 +107,32 @@ def test_where_nothing_can_be_compared_nothing_is_claimed(sources):
 def test_several_modules_of_a_task_count_once(sources):
     found = find_relatives(target(axis(15)), [*sources, *sources])
     assert found.n_tasks == 10
+
+
+def test_any_module_of_a_task_can_tell_its_category_and_its_inputs_in_any_order(sources):
+    others = [source(module.card.task, module.signature.centroid, "other") for module in sources]
+    bare = source("task-3", category="sentiment")
+    for modules in ([*others, bare], [bare, *others]):
+        told = find_relatives(target(axis(15), "sentiment"), modules)
+        assert (told.same_category, told.n_tasks) == (("task-3",), 10)
+        close = find_relatives(target(axis(3)), modules)
+        assert (close.closest, close.found) == ("task-3", True)
+
+
+def test_a_centroid_of_another_width_does_not_hide_one_that_fits(sources):
+    wide = source("task-3", np.ones(WIDTH + 1))
+    for modules in ([*sources, wide], [wide, *sources]):
+        assert find_relatives(target(axis(3)), modules).closest == "task-3"
+
+
+@pytest.mark.parametrize("category", ["NLI", "Nli", " nli"])
+def test_a_category_is_told_whatever_its_capitals(sources, category):
+    assert len(find_relatives(target(axis(15), category), sources).same_category) == 10
+    capital = [source(module.card.task, category=category) for module in sources]
+    assert len(find_relatives(target(axis(15), "nli"), capital).same_category) == 10
+
+
+def test_other_says_nothing_with_a_capital_either(sources):
+    found = find_relatives(target(axis(15), "Other"), [*sources, source("more", category="other")])
+    assert (found.same_category, found.found) == ((), False)
+    assert "its category is not known" in found.note
