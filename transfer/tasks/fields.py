@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 # (or the end). "can a tree have more than one trunk context: ..." shows why the words cannot be read off one row:
 # only what every row has in common tells that the mark is "context" and not "one trunk context".
 _COLON = re.compile(r":(?=\s|$)")
-_WORD = re.compile(r"[A-Za-z0-9][\w-]*$")
+_WORD = re.compile(r"[^\W_][\w-]*$")
 _LONGEST = 3
+_REACH = 240  # characters before a colon in which its mark is looked for
 
 
 # Names that are known to be marks. When every input happens to have the same word before one of them ("is 3 even
@@ -48,9 +49,10 @@ def find_fields(inputs: Sequence[str], known: Iterable[str] = ()) -> tuple[str, 
     if first is None:
         return ()
     # "Speaker 1:" inside a "dialogue:" is not a field of the task: marks are written the way the first one is.
-    alike = {name for name in common if name[0].isupper() == first[0].isupper()}
+    told = set(known)
+    alike = {name for name in common if name in told or name[0].isupper() == first[0].isupper()}
     # Where every row has "candidate answer:", it has "answer:" too; the longest known name is the mark, or the longest.
-    marks = {name.lower() for name in known} | KNOWN
+    marks = {name.lower() for name in told} | KNOWN
     best: dict[str, str] = {}
     for name in alike:
         last = name.rpartition(" ")[2]
@@ -94,27 +96,33 @@ def _marks(text: str) -> tuple[set[str], str | None]:
     marks: set[str] = set()
     first: str | None = None
     for colon in _COLON.finditer(text):
-        name, rest = "", text[: colon.start()]
+        begin = max(0, colon.start() - _REACH)
+        name, rest = "", text[begin : colon.start()]
         for _ in range(_LONGEST):
             word = _WORD.search(rest)
-            if word is None or (word.start() > 0 and not rest[word.start() - 1].isspace()):
+            if word is None or (begin + word.start() > 0 and not text[begin + word.start() - 1].isspace()):
                 break
             name = f"{word.group()} {name}".rstrip()
             if name[0].isalpha():
                 marks.add(name)
-            if word.start() == 0:
+            if begin + word.start() == 0:
                 first = first or (name if name[0].isalpha() else None)
                 break
-            if rest[word.start() - 1] != " ":
+            if text[begin + word.start() - 1] != " ":
                 break
-            rest = rest[: word.start() - 1]
+            rest = rest[: max(0, word.start() - 1)]
     return marks, first
 
 
 def _position(text: str, name: str, after: int = 0) -> int:
     """Where the mark `name:` starts in `text` at or after `after`; -1 if nowhere."""
-    found = re.compile(rf"(?:^|(?<=\s)){re.escape(name)}:(?=\s|$)").search(text, after)
-    return -1 if found is None else found.start()
+    start = text.find(f"{name}:", after)
+    while start >= 0:
+        end = start + len(name) + 1
+        if (start == 0 or text[start - 1].isspace()) and (end == len(text) or text[end].isspace()):
+            return start
+        start = text.find(f"{name}:", start + 1)
+    return -1
 
 
 def _in_order(text: str, names: list[str]) -> list[str]:
