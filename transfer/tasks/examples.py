@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from transfer.errors import DataError
-from transfer.tasks.columns import Columns, choices_problem, complete, template_of
+from transfer.tasks.columns import Columns, choices_problem
+from transfer.tasks.guessing import complete, template_of
 from transfer.tasks.kinds import Kind
 from transfer.tasks.labels import check_labels, fixed_labels, row_labels
 from transfer.tasks.table import Rows, Table

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transfer.tasks.columns import Columns, complete_unlabelled, template_of
+from transfer.tasks.columns import Columns
 from transfer.tasks.examples import choice_lists, input_texts
 from transfer.tasks.fields import find_fields
+from transfer.tasks.guessing import complete_unlabelled, template_of
 from transfer.tasks.readers import read
 
 

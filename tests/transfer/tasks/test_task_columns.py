@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from transfer.errors import ConfigError, DataError
 from transfer.tasks import load_task
-from transfer.tasks.columns import Columns, complete
+from transfer.tasks.columns import Columns
+from transfer.tasks.guessing import complete
 from transfer.tasks.table import Table
 from transfer.tasks.template import Template
 
@@ -138,6 +139,20 @@ def test_choices_in_columns_of_their_own(answer, tmp_path):
     assert row["choices"] == ["first 3", "second 3"]
     assert row["label"] == 1
     assert task.kind == "multiple_choice"
+
+
+@pytest.mark.parametrize("marks", [[str(n) for n in range(1, 13)], list("ABCDEFGH"), ["0", "1"]])
+def test_all_columns_of_choices_are_found_in_their_order(marks, tmp_path):
+    header = ["question", *(f"choice{mark}" for mark in reversed(marks)), "answer"]
+    body = [[f"q{i}", *(f"{mark} {i}" for mark in reversed(marks)), f"{marks[-1]} {i}"] for i in range(10)]
+    row = find(load_task(write(tmp_path / "t.csv", header, body)), "question: q3")
+    assert row["choices"] == [f"{mark} 3" for mark in marks]
+    assert row["label"] == len(marks) - 1
+
+
+def test_the_word_for_many_choices_is_not_one_of_them():
+    made = table(question=["q"], answerA=["a"], answerB=["b"], answers=["two"], label=[0])
+    assert complete(Columns(), made)[0].choice_columns == ("answerA", "answerB")
 
 
 @pytest.mark.parametrize("cell", ['["a, b", "c"]', "a, b|c"])

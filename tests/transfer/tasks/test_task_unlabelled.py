@@ -7,7 +7,7 @@ import json
 import pytest
 
 from transfer.errors import DataError
-from transfer.tasks import load_rows
+from transfer.tasks import load_rows, load_task
 
 
 def test_rows_keep_the_order_of_the_file_and_need_no_label(tmp_path):
@@ -67,3 +67,33 @@ def test_a_column_of_deltas_is_no_input(tmp_path):
     assert [row["input"] for row in found.rows] == ["fine", "poor", "old"]
     with pytest.raises(DataError, match=r"(?s)no column 'who'.*--delta-column"):
         load_rows(path, delta_column="who")
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["text,topic", "tweet,target", "body_of_mail,sentiment", "phrase,topic", "question,answer", "input,target"],
+)
+def test_the_input_is_that_of_training_though_the_answers_are_there(header, tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text(header + "\n" + "".join(f"words {i},{['sports', 'news'][i % 2]}\n" for i in range(40)))
+    trained = [row["input"] for split in load_task(str(path)).splits.values() for row in split]
+    assert sorted(row["input"] for row in load_rows(path).rows) == sorted(trained)
+
+
+def test_a_column_that_may_be_the_label_or_the_input_is_told(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("tweet,target\nfine,films\n")
+    whole = "target: {target} text: {tweet}"
+    assert load_rows(path).notes[-1] == (
+        f"column 'target' is taken for the label; if it is part of the input: --template '{whole}'"
+    )
+    assert load_rows(path, template=whole).notes == ()
+    assert load_rows(path, choices="for,against").notes == (f"input: {whole}",), "none of its values is an answer"
+    path.write_text("tweet,target,label\nfine,films,for\n")
+    assert load_rows(path).notes == (f"input: {whole}",)
+
+
+def test_a_column_with_a_labels_name_is_the_input_where_it_is_the_only_one(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("id,topic\n1,films\n")
+    assert load_rows(path).rows == [{"input": "topic: films"}]
