@@ -23,7 +23,6 @@ from transfer.deltas import METHODS
 from transfer.errors import TransferError
 from transfer.progress import track
 from zoo import Module, Zoo
-from zoo.errors import ExplainedError
 
 MOST_WORKERS = 4  # each holds a backbone of its own in memory
 
@@ -131,10 +130,11 @@ def _forget_changed(
     for task, future in asked.items():
         try:
             now = future.result()
-        except ExplainedError as error:
+        except BrokenProcessPool:
+            raise
+        except Exception as error:
             now = None
-            built.leave_out(task, error)
-            say(f"{task}: {error}")
+            say(built.leave_out(task, error))
         for job in [job for job, record in found.items() if job.task == task and record.data_fingerprint != now]:
             del found[job]
             if now is not None:
@@ -192,10 +192,11 @@ def _train(
             job = running.pop(future)
             try:
                 found[job] = future.result()
-            except ExplainedError as error:
-                # One task with broken data must not end a night of training; the report names it.
-                built.leave_out(f"{job.task} {job.method}", error)
-                say(f"{job.task} {job.method}: {error}")
+            except BrokenProcessPool:
+                raise
+            except Exception as error:
+                # One task, with broken data or too large for the memory, must not end a night of training.
+                say(built.leave_out(f"{job.task} {job.method}", error))
                 continue
             progress(len(found))
             say(_line(found[job], settings))

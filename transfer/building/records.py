@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from transfer.errors import ConfigError
+from zoo.errors import ExplainedError
 from zoo.locking import writing
 from zoo.starts import halved
 
@@ -81,9 +82,13 @@ class Built:
     left_out: dict[str, str] = field(default_factory=dict)  # "task method" or "task" -> why
     categories: dict[str, str] = field(default_factory=dict)  # of every task that was asked for, trained or not
 
-    def leave_out(self, name: str, error: Exception) -> None:
-        """Remember an error as the reason, in one line."""
-        self.left_out[name] = str(error).replace("\n", "; ") or type(error).__name__
+    def leave_out(self, name: str, error: Exception) -> str:
+        """Remember an error as the reason, in one line; the line to say."""
+        said = str(error).strip().replace("\n", "; ")
+        if not isinstance(error, ExplainedError):  # of the others the text alone is often no reason: KeyError('x')
+            said = f"{type(error).__name__}: {said}" if said else type(error).__name__
+        self.left_out[name] = said
+        return f"{name}: {said}"
 
 
 class Records:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,7 @@ from transfer.building.records import Built, Records
 from transfer.building.source import shared_start
 from transfer.building.storing import store_source
 from transfer.deltas import METHODS
-from transfer.errors import ConfigError, DataError
+from transfer.errors import ConfigError, DataError, TransferError
 from transfer.tasks import load_task
 from zoo import Zoo
 
@@ -120,12 +121,57 @@ def test_an_error_while_storing_ends_neither_the_build_nor_its_report(
     out = tmp_path / "zoo"
     result, said = built(tasks, out, dataclasses.replace(settings, criterion=-1e12))
     assert [module.card.task for module in Zoo(out)] == ["moods"]
-    assert result.left_out == {"chance lora": "no space left on device"}
+    assert result.left_out == {"chance lora": "OSError: no space left on device"}
     assert any(line.startswith("chance lora could not be stored") for line in said)
     report = json.loads((out / "build.json").read_text())
     assert report["left_out"] == result.left_out
     assert report["kept"] == result.kept
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "OutOfMemoryError: CUDA out of memory"),
+        (KeyError("label"), "KeyError: 'label'"),
+        (DataError("no rows", hint="write some"), "no rows; try:   write some"),
+    ],
+)
+def test_whatever_error_one_task_trains_into_the_others_are_built(
+    tasks, tmp_path, settings, in_process, monkeypatch, error, said
+):
+    train = work.train
+
+    def fails(job):
+        if job.task == "chance":
+            raise error
+        return train(job)
+
+    monkeypatch.setattr(work, "train", fails)
+    out = tmp_path / "zoo"
+    result, lines = built(tasks, out, settings)
+    assert [module.card.task for module in Zoo(out)] == ["moods"]
+    assert result.left_out == {"chance lora": said}
+    assert f"chance lora: {said}" in lines
+    assert json.loads((out / "build.json").read_text())["left_out"] == result.left_out
+
+
+def test_a_worker_that_is_killed_while_training_ends_the_build(tasks, tmp_path, settings, in_process, monkeypatch):
+    def killed(job):
+        raise BrokenProcessPool("it was killed")
+
+    monkeypatch.setattr(work, "train", killed)
+    with pytest.raises(TransferError, match="ended suddenly"):
+        built(tasks, tmp_path / "zoo", settings)
+
+
+def test_data_whose_reading_breaks_is_left_out(tasks, copied, settings, in_process, monkeypatch):
+    def fails(task):
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr(work, "data_fingerprint", fails)
+    result, _ = built(tasks, copied, settings)
+    assert result.left_out == dict.fromkeys(("moods", "chance"), "OSError: stale file handle")
 
 
 def test_categories_of_refused_tasks_are_named(tasks, copied, settings, in_process):
