@@ -28,6 +28,7 @@ def whole_folder(folder: Path, files: Sequence[str], mark: str) -> Iterator[Path
         PathError: something else is there.
     """
     check_replaceable(folder, files, mark)
+    folder = Path(os.path.abspath(folder))  # what ends in .. has neither a name nor a place beside it
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-new-"))
     try:
@@ -58,10 +59,16 @@ def check_replaceable(folder: Path, files: Sequence[str], mark: str) -> bool:
     """True if something is there that may be replaced, False if nothing is, or an empty folder.
 
     Raises:
-        PathError: something else is there: a file, a link, a folder without `mark`, or one with more than `files`.
+        PathError: something else is there: a file, a link, a folder without `mark`, or one with more than `files`. Or
+            it is the current folder: another one would take its place, and whoever stands in it would stand nowhere.
     """
     if not os.path.lexists(folder):
         return False
+    if os.path.exists(folder) and os.path.samefile(folder, os.curdir):
+        raise PathError(
+            f"{folder} is the current folder, which cannot be replaced",
+            hint="name a folder in it or beside it, which is then made",
+        )
     if folder.is_symlink() or not folder.is_dir():
         raise _refused(folder, "no folder")
     there = sorted(os.listdir(folder))

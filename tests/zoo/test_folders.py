@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from zoo_toys import module_of, signature_of
 
 from zoo import Module, PathError
-from zoo.folders import whole_folder
+from zoo.folders import check_replaceable, whole_folder
 from zoo.writing import check_can_save, save_module
 
 
@@ -72,6 +73,29 @@ def test_files_and_links_are_not_replaced(saved, tmp_path):
     for name in ("link", "file"):
         with pytest.raises(PathError, match="holds something else"):
             save_module(module_of(seed=2), tmp_path / name, replace=True)
+
+
+@pytest.mark.parametrize("holds", [(), ("card.json",)])
+@pytest.mark.parametrize("name", [".", "", "../here", "whole path"])
+def test_the_current_folder_is_refused_before_the_work(tmp_path, monkeypatch, name, holds):
+    here = tmp_path / "here"
+    here.mkdir()
+    for file in holds:
+        (here / file).touch()
+    monkeypatch.chdir(here)
+    folder = here if name == "whole path" else Path(name)
+    for refuses in (check_replaceable, lambda *args: whole_folder(*args).__enter__()):
+        with pytest.raises(PathError, match="is the current folder"):
+            refuses(folder, ("card.json",), "card.json")
+    assert listing(tmp_path) == sorted(["here", *(f"here/{file}" for file in holds)])
+
+
+def test_a_folder_in_the_current_one_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("new"), Path("not/there/..")):
+        with whole_folder(folder, (), "card.json") as part:
+            (part / "card.json").touch()
+    assert listing(tmp_path) == ["new", "new/card.json", "not", "not/card.json"]
 
 
 def test_what_comes_there_meanwhile_stays(saved, tmp_path):
