@@ -145,14 +145,10 @@ class Catalog:
         try:
             # It can be built again at any time, so waiting for the disk is not worth it.
             connection.execute("PRAGMA synchronous = OFF")
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found != VERSION:
+            if _version(connection) != VERSION:
                 connection.execute("BEGIN IMMEDIATE")
-                for name in ("modules", "state"):
-                    connection.execute(f"DROP TABLE IF EXISTS {name}")
-                for statement in filter(str.strip, _TABLE.split(";")):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {VERSION}")
+                if _version(connection) != VERSION:  # another process may have made it before this one had the lock
+                    _make_tables(connection)
                 connection.execute("COMMIT")
             yield connection
         finally:
@@ -204,6 +200,19 @@ class Catalog:
             return (name, inode, *(None for _ in _COLUMNS), None, str(error))
         card = record.card
         return (name, inode, *(getattr(card, column) for column in _COLUMNS), record.to_text(), None)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return found
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    for name in ("modules", "state"):
+        connection.execute(f"DROP TABLE IF EXISTS {name}")
+    for statement in filter(str.strip, _TABLE.split(";")):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def cached_path(zoo: Path) -> Path:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import time
+from functools import partial
 
 import pytest
 from zoo_toys import module_of
@@ -57,6 +58,25 @@ def test_a_deleted_catalogue_and_one_of_another_version_are_built_again(zoo):
     connection.commit()
     connection.close()
     assert len(zoo) == 2
+
+
+def test_a_catalogue_that_another_process_made_meanwhile_is_kept(zoo, cards_read, monkeypatch):
+    met = []
+
+    class Late(sqlite3.Connection):
+        """Has the lock only after another process has made and filled the catalogue."""
+
+        def execute(self, query, *values):
+            if query == "BEGIN IMMEDIATE" and not met:
+                met.append(query)
+                assert len(Zoo(zoo.path)) == 2
+            return super().execute(query, *values)
+
+    (zoo.path / "catalog.sqlite").unlink()
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Late))
+    assert len(zoo) == 2
+    assert met
+    assert len(cards_read) == 2
 
 
 def test_a_catalogue_that_cannot_be_kept_is_done_without(zoo):
