@@ -72,6 +72,13 @@ def renamed(file: FileTensors, parts: Parts, places: Sequence[str], local: Seque
     return RenamedTensors({name: partial(file.__getitem__, inside) for name, inside in names.items()})
 
 
+def shape_in(file: FileTensors, name: str) -> tuple[int, ...]:
+    """The shape of a tensor that a file must have; FormatError if it has none of that name."""
+    if name not in file:
+        raise FormatError(f"{file.path} has no {name} in it", found=", ".join(list(file)[:3]))
+    return file.shapes()[name]
+
+
 def where_of(places: Iterable[str]) -> list[str]:
     """`where` for a card: the last parts of the places."""
     return sorted({place.rpartition(".")[2] for place in places})

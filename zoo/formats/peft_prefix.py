@@ -12,7 +12,7 @@ import torch
 
 from zoo.errors import FormatError
 from zoo.formats.checkpoint import Checkpoint
-from zoo.formats.layout import count
+from zoo.formats.layout import count, shape_in
 from zoo.formats.peft_names import is_seq2seq, task_type
 from zoo.shapes import places_of
 from zoo.tensors import FileTensors, RenamedTensors
@@ -66,7 +66,11 @@ def to_file(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) ->
 
 def from_file(settings: Mapping[str, Any], file: FileTensors) -> Mapping[str, torch.Tensor]:
     """The way back, for files of ours."""
-    places = settings["places"]
+    places, shape = places_of("prefix", settings), shape_in(file, TENSOR)
+    if len(shape) != 2 or shape[1] % (2 * len(places)):
+        raise FormatError(
+            f"the prefix in {file.path} has the shape {shape}", found=f"its card names {len(places)} places"
+        )
     return _tensors(file, {place: layer for layer, place in enumerate(places)}, len(places))
 
 
@@ -83,7 +87,8 @@ def _tensors(file: FileTensors, layers: Mapping[str, int], n_layers: int) -> Map
 def _slot(file: FileTensors, slot: int, n_layers: int) -> torch.Tensor:
     """One key or value, (length, width): a view into the mapped file, cast if the file's reader casts."""
     whole = file.stored(TENSOR)
-    found = whole.view(whole.shape[0], 2 * n_layers, -1)[:, slot]
+    length, width = whole.shape
+    found = whole.view(length, 2 * n_layers, width // (2 * n_layers))[:, slot]
     return found if file.dtype is None else found.to(file.dtype)
 
 
@@ -91,9 +96,7 @@ def read(folder: Path, config: Mapping[str, Any], file: FileTensors, places: Seq
     """Read anyone's prefix onto `places`, the self-attention modules in model order."""
     length, n_layers = count(folder, config, "num_virtual_tokens"), count(folder, config, "num_layers")
     heads, width = count(folder, config, "num_attention_heads"), count(folder, config, "token_dim")
-    if TENSOR not in file:
-        raise FormatError(f"{folder} has no {TENSOR} in it", found=", ".join(list(file)[:3]))
-    shape = file.shapes()[TENSOR]
+    shape = shape_in(file, TENSOR)
     if shape != (length, n_layers * 2 * width) or width % heads:
         raise FormatError(
             f"the prefix in {folder} has the shape {shape}",

@@ -11,7 +11,7 @@ import torch
 
 from zoo.errors import FormatError
 from zoo.formats.checkpoint import Checkpoint
-from zoo.formats.layout import count
+from zoo.formats.layout import count, shape_in
 from zoo.formats.peft_names import TASK_TYPES, task_type
 from zoo.shapes import places_of
 from zoo.tensors import FileTensors, RenamedTensors
@@ -50,15 +50,15 @@ def to_file(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) ->
 
 def from_file(settings: Mapping[str, Any], file: FileTensors) -> Mapping[str, torch.Tensor]:
     """The way back, for files of ours."""
-    return RenamedTensors({f"{settings['places'][0]}.{TENSOR}": partial(file.__getitem__, TENSOR)})
+    place = places_of("soft-prompt", settings)[0]
+    shape_in(file, TENSOR)
+    return RenamedTensors({f"{place}.{TENSOR}": partial(file.__getitem__, TENSOR)})
 
 
 def read(folder: Path, config: Mapping[str, Any], file: FileTensors, places: Sequence[str] | None) -> Checkpoint:
     """Read anyone's soft prompt onto `places`, the name of the input embeddings of the encoder or of the model."""
-    if TENSOR not in file:
-        raise FormatError(f"{folder} has no {TENSOR} in it", found=", ".join(list(file)[:3]))
+    shape = shape_in(file, TENSOR)
     length, submodules = count(folder, config, "num_virtual_tokens"), config.get("num_transformer_submodules")
-    shape = file.shapes()[TENSOR]
     # A prompt that PEFT made for encoder and decoder has as many vectors again, which it never reads.
     if len(shape) != 2 or submodules not in (None, 1, 2) or shape[0] not in (length, length * (submodules or 2)):
         raise FormatError(
