@@ -15,6 +15,7 @@ KEEPS = Registry(
         "greedy-soup": "transfer.keeping.soups:GreedySoup",
         "mixing": "transfer.keeping.mixing:Mixing",
         "mixing-rest": "transfer.keeping.mixing:MixingRest",
+        "auto": "transfer.keeping.several:Auto",
     },
 )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transfer.backbones.encoding import Encoded
 from transfer.keeping.keep import Keep, Tensors, Trial
 from transfer.keeping.steps import add_steps, trial_of
-from transfer.keeping.work import Work
+from transfer.keeping.work import Trajectory, Work
 
 
 def mean_of(deltas: Iterable[Mapping[str, Tensor]]) -> Tensors:
@@ -25,6 +25,20 @@ def between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float
     return {name: torch.lerp(start[name].float(), end[name].float(), share) for name in start}
 
 
+def add_shares(trial: Trial, path: Trajectory, work: Work, dev: Sequence[Encoded] | None) -> None:
+    """Points between the start and the last step."""
+    for share in work.keep.shares:
+        found = between(path.tensors[0], path.tensors[max(path.tensors)], share)
+        trial.add(f"share {share:g}", found, work.loss(found, dev))
+
+
+def add_averages(trial: Trial, path: Trajectory, work: Work, dev: Sequence[Encoded] | None) -> None:
+    """The average from every step but the last on."""
+    for begin in list(path.tensors)[:-1]:
+        found = mean_of(tensors for step, tensors in path.tensors.items() if step >= begin)
+        trial.add(f"average from step {begin}", found, work.loss(found, dev))
+
+
 class Interpolate(Keep):
     """Between the start and the last step of the tune, by shares; the measured steps are candidates too.
 
@@ -35,11 +49,9 @@ class Interpolate(Keep):
 
     def trial(self, work: Work, train: Sequence[Encoded], dev: Sequence[Encoded] | None, part: str) -> Trial:
         path = work.path(train, dev, part)
-        trial, last = trial_of(path), max(path.tensors)
+        trial = trial_of(path)
         add_steps(trial, path)
-        for share in work.keep.shares:
-            found = between(path.tensors[0], path.tensors[last], share)
-            trial.add(f"share {share:g}", found, work.loss(found, dev))
+        add_shares(trial, path, work, dev)
         return trial
 
 
@@ -55,7 +67,5 @@ class Average(Keep):
         path = work.path(train, dev, part)
         trial = trial_of(path)
         add_steps(trial, path)
-        for begin in list(path.tensors)[:-1]:
-            found = mean_of(tensors for step, tensors in path.tensors.items() if step >= begin)
-            trial.add(f"average from step {begin}", found, work.loss(found, dev))
+        add_averages(trial, path, work, dev)
         return trial

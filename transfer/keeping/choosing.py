@@ -13,7 +13,8 @@ from transfer.errors import ConfigError, DataError, DivergedError
 from transfer.keeping import KEEPS
 from transfer.keeping.keep import Keep, Tensors, Trial
 from transfer.keeping.work import Work
-from transfer.training.run_folder import check_same_run, digest_of_rows, digest_of_tensors
+from transfer.training.run_folder import check_same_run, digest_of_rows, digest_of_tensors, kept_unless_diverged
+from transfer.training.tuning import check_labels
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,23 @@ def keep_start(
         folds: Choose by cross-validation over train and dev together, then train on all of them.
     Raises:
         UnknownNameError, ConfigError: as `check_keep`; also where the folder holds another run.
-        DataError: there are no training examples.
+        DataError: there are no training examples, or a row has no label.
         DivergedError: no candidate has a finite loss, or what was chosen is not finite.
     """
     if not train:
         raise DataError("there are no training examples", hint="a task with a train split, or a larger --examples")
+    check_labels(train, dev)
     check_keep(keep, len(train), len(dev or ()), folds, len(work.others), work.method)
+    if work.folder is None:
+        return _kept(work, keep, train, dev, folds)
+    check_same_run(work.folder, _run(work, keep, train, dev, folds))
+    work = replace(work, folders=[work.folder])
+    with kept_unless_diverged(work.folders):
+        return _kept(work, keep, train, dev, folds)
+
+
+def _kept(work: Work, keep: str, train: Sequence[Encoded], dev: Sequence[Encoded] | None, folds: int | None) -> Kept:
     way: Keep = KEEPS.get(keep)()
-    if work.folder is not None:
-        check_same_run(work.folder, _run(work, keep, train, dev, folds))
     if folds is None:
         trial = way.trial(work, train, dev or None, "tune")
         losses, steps, seconds, history = trial.losses, trial.steps, trial.seconds, trial.history

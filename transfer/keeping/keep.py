@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, Tensor]
 
+WAYS = ("interpolate", "average", "l2-sp", "mixing")  # that auto can try
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeepSettings:
@@ -28,6 +30,7 @@ class KeepSettings:
     soup_size: int = 3  # soups: data orders of one start, where no further starts are given
     mixing_rate: float = 0.02  # mixing: learning rate of the coefficients
     rest_rank: int = 2  # mixing-rest: of what is added to each tensor
+    ways: tuple[str, ...] = WAYS  # auto: beside the steps of a plain tune
 
     def __post_init__(self) -> None:
         if not self.pulls or any(not pull > 0 for pull in self.pulls):
@@ -40,6 +43,9 @@ class KeepSettings:
             raise ConfigError(f"rest_rank must be at least 1, got {self.rest_rank}")
         if not self.mixing_rate > 0:
             raise ConfigError(f"mixing_rate must be above 0, got {self.mixing_rate}")
+        unknown = sorted(set(self.ways) - set(WAYS))
+        if unknown:
+            raise ConfigError(f"auto does not try {', '.join(unknown)}", found=", ".join(WAYS))
 
 
 @dataclass
@@ -68,6 +74,16 @@ class Trial:
         self.steps += tuned.steps
         self.seconds += tuned.seconds
 
+    def take(self, other: Trial, prefix: str = "") -> None:
+        """The candidates and costs of another run; where it has a candidate that is here, the one here stays."""
+        for label, tensors in other.tensors.items():
+            if prefix + label not in self.tensors:
+                self.add(prefix + label, tensors, other.losses.get(label))
+        self.history += other.history
+        self.steps += other.steps
+        self.seconds += other.seconds
+        self.notes |= other.notes
+
     def add(self, label: str, tensors: Tensors, loss: float | None) -> None:
         """One more candidate."""
         self.tensors[label] = tensors
@@ -84,6 +100,7 @@ class Keep(ABC):
         folds: True where what it chooses means the same in every fold, so cross-validation can choose it.
         starts: True where it tunes from several starts.
         sources: True where it mixes stored modules.
+        optional: True where it does without further starts and modules, if there are none.
     """
 
     name: ClassVar[str]
@@ -91,6 +108,7 @@ class Keep(ABC):
     folds: ClassVar[bool] = True
     starts: ClassVar[bool] = False
     sources: ClassVar[bool] = False
+    optional: ClassVar[bool] = False
 
     def narrowed(self, settings: KeepSettings, chosen: str) -> KeepSettings:
         """Settings with which one more trial still makes the chosen candidate; others need not be made again."""

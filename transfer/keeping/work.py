@@ -55,6 +55,7 @@ class Work:
         sources: Modules whose mix is learned, and theta_0, what they were trained from.
         folder: For checkpoints; None keeps none.
         name: Of the task and the start, for progress bars.
+        folders: Those of the tunes so far.
     """
 
     backbone: Backbone
@@ -67,6 +68,7 @@ class Work:
     origin: Mapping[str, Tensor] = field(default_factory=dict)
     folder: Path | None = None
     name: str = "tuning"
+    folders: list[Path] = field(default_factory=list, repr=False)
 
     def path(
         self,
@@ -89,6 +91,8 @@ class Work:
         """
         begin = self.start if start is None else start
         folder = None if self.folder is None else self.folder / part
+        if folder is not None:
+            self.folders.append(folder)
         snapshots = Snapshots(None if folder is None else folder / SNAPSHOTS)
         snapshots.offer(0, begin)
         settings = replace(self.settings, seed=self.settings.seed + seed)

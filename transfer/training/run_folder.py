@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from transformers import TrainerState
 
 from transfer.backbones.encoding import Encoded
-from transfer.errors import ConfigError
+from transfer.errors import ConfigError, DivergedError
 
 NOTE = "run.json"
 BEST = "best.safetensors"
@@ -61,6 +62,20 @@ def forget(folder: Path) -> None:
             path.unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+@contextlib.contextmanager
+def kept_unless_diverged(folders: Sequence[Path]) -> Iterator[None]:
+    """For a run of several tunes: where one diverges, all their folders are forgotten, the last of them first.
+
+    Nothing can go on from there, and the next try has other settings. `folders` may grow inside the block.
+    """
+    try:
+        yield
+    except DivergedError:
+        for folder in reversed(folders):
+            forget(folder)
+        raise
 
 
 def last_checkpoint(folder: Path) -> tuple[Path, TrainerState] | None:

@@ -19,6 +19,7 @@ from transfer.deltas.ranks import Ranks, ranks_of
 from transfer.deltas.sora import SoRA
 from transfer.errors import ConfigError
 from transfer.training.measuring import Measured, measure
+from transfer.training.run_folder import kept_unless_diverged
 from transfer.training.schedules import XiSchedule
 from transfer.training.settings import TuneSettings
 from transfer.training.tuning import Tuned, tune
@@ -131,19 +132,24 @@ def sparsify(
     later = replace(settings, steps=schedule.stage_steps or settings.steps, patience=None)
     rows = train if remembered is None else remembered
     stages: list[Stage] = []
+    folders: list[Path] = []
     for number, xi in enumerate(schedule.values):
         at = replace(method, xi=xi)
-        tuned = tune(
-            backbone,
-            at,
-            train,
-            tensors=tensors,
-            settings=later if stages else settings,
-            dev=dev,
-            keep="last" if stages else "best",
-            folder=None if folder is None else folder / f"stage-{number:02d}",
-            description=f"{description}, xi {xi:g}",
-        )
+        own = None if folder is None else folder / f"stage-{number:02d}"
+        if own is not None:
+            folders.append(own)
+        with kept_unless_diverged(folders):
+            tuned = tune(
+                backbone,
+                at,
+                train,
+                tensors=tensors,
+                settings=later if stages else settings,
+                dev=dev,
+                keep="last" if stages else "best",
+                folder=own,
+                description=f"{description}, xi {xi:g}",
+            )
         tensors = tuned.tensors
         with backbone.use(at, tensors):
             on_train, on_dev = measure(backbone, rows), measure(backbone, dev)

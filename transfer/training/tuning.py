@@ -103,9 +103,7 @@ def tune(
             hint="folder=None, or Prefix() without reparameterisation",
         )
     dev = dev or None
-    for name, rows in (("training", train), ("dev", dev or ())):
-        if any(not 0 <= row.label < len(row.choices) for row in rows):
-            raise DataError(f"a {name} example has no label among its choices", hint="give every row its label")
+    check_labels(train, dev)
     begun = time.perf_counter()
     rate = settings.rate(method)
     best = Best(folder) if dev is not None and keep == "best" else None
@@ -160,6 +158,17 @@ def tune(
         seconds=time.perf_counter() - begun,
         settings=settings,
     )
+
+
+def check_labels(train: Sequence[Encoded], dev: Sequence[Encoded] | None) -> None:
+    """Refuse examples that cannot be trained on or measured.
+
+    Raises:
+        DataError: a row has no label among its choices.
+    """
+    for name, rows in (("training", train), ("dev", dev or ())):
+        if any(not 0 <= row.label < len(row.choices) for row in rows):
+            raise DataError(f"a {name} example has no label among its choices", hint="give every row its label")
 
 
 def _run(

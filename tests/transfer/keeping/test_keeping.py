@@ -11,7 +11,7 @@ import torch
 
 from transfer import finetune, initialize
 from transfer.deltas.delta import Delta
-from transfer.errors import ConfigError, UnknownNameError
+from transfer.errors import ConfigError, DataError, DivergedError, UnknownNameError
 from transfer.keeping import KEEPS, KeepSettings, Work
 from transfer.keeping.averages import between, mean_of
 from transfer.keeping.choosing import check_keep, keep_start, split
@@ -276,7 +276,31 @@ def test_what_was_killed_ends_where_it_would_have(keep, folds, at, work, tmp_pat
         keep_start(kept, "interpolate", train, dev)
 
 
+@pytest.mark.parametrize(("keep", "folds"), [("soup", None), ("best", 2), ("auto", None)])
+def test_after_a_diverged_run_the_folder_takes_the_next_try(keep, folds, work, tmp_path):
+    made, train, dev = work
+    fast = dataclasses.replace(made.settings, learning_rate=1e38)
+    (tmp_path / "notes.txt").write_text("of the caller")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DivergedError):
+        keep_start(dataclasses.replace(made, settings=fast, folder=tmp_path), keep, train, dev, folds)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "other"]
+    again = keep_start(dataclasses.replace(made, folder=tmp_path), keep, train, dev, folds)
+    assert equal(again.tensors, keep_start(made, keep, train, dev, folds).tensors)
+
+
 # ---- what is refused
+
+
+@pytest.mark.parametrize("keep", ["mixing", "mixing-rest", "best"])
+def test_rows_without_a_label_are_refused_before_any_work(keep, work, tmp_path):
+    made, train, dev = work
+    made = dataclasses.replace(made, folder=tmp_path / "run")
+    unknown = dataclasses.replace(train[0], label=-1)
+    for rows, what in [(([*train, unknown], dev), "training"), ((train, [*dev, unknown]), "dev")]:
+        with pytest.raises(DataError, match=f"a {what} example has no label"):
+            keep_start(made, keep, *rows)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_does_not_go_together_is_refused_before_any_work():

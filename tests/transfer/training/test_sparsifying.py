@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ import tiny
 import torch
 
 from transfer.deltas import LoRA, SoRA
-from transfer.errors import ConfigError
+from transfer.errors import ConfigError, DivergedError
 from transfer.training import TuneSettings, XiSchedule, sparsify, tune
 from transfer.training.schedules import spaced
 
@@ -130,6 +131,27 @@ def test_a_schedule_that_stopped_goes_on_with_the_stage_it_was_at(case, found, t
     for one, other in zip(result.stages, found.stages, strict=True):
         assert all(torch.equal(one.tuned.tensors[n], t) for n, t in other.tuned.tensors.items())
         assert one.tuned.history == other.tuned.history
+
+
+def test_where_a_later_stage_diverges_no_stage_is_kept(case, found, tmp_path, monkeypatch):
+    from transfer.training import sparsifying
+
+    backbone, method, (train, dev), start = case
+
+    def run():
+        options = {"schedule": SCHEDULE, "dev": dev, "settings": SETTINGS, "folder": tmp_path / "run"}
+        return sparsify(backbone, method, train, tensors=start, **options)
+
+    def too_fast(backbone, at, *args, settings, **kwargs):
+        settings = dataclasses.replace(settings, learning_rate=1e38) if at.xi else settings
+        return tune(backbone, at, *args, settings=settings, **kwargs)
+
+    monkeypatch.setattr(sparsifying, "tune", too_fast)
+    with pytest.raises(DivergedError):
+        run()
+    assert list((tmp_path / "run").iterdir()) == []
+    monkeypatch.undo()
+    assert run().stages[0].tuned.history == found.stages[0].tuned.history
 
 
 def test_what_has_no_gates_or_no_dev_is_refused(case):
