@@ -66,24 +66,61 @@ def evaluate(target: Task | str, backbone: Backbone, delta: Any = None, split: s
             (nothing, if nothing is).
         split: "train", "dev" or "test".
     Raises:
-        ConfigError: no such split.
+        ConfigError, DataError: as `check_split`.
         FingerprintError: the delta says that it was made for another backbone.
-        DataError: the split is empty or has no labels.
     """
     from transfer.resolving import as_delta
     from transfer.tasks import load_task
 
     task = load_task(target) if isinstance(target, str) else target
-    if split not in SPLITS:
-        raise ConfigError(f"no split {split!r}", found=", ".join(SPLITS))
+    check_split(task, split)
     rows = task.splits[split]
-    if len(rows) == 0:
-        raise DataError(f"the {split} split of {task.name!r} is empty", hint="--split " + _fullest(task))
     resolved = as_delta(delta, backbone)
     if resolved is None:
         return _measured(task, backbone, rows, split)
     with backbone.use(resolved):
         return _measured(task, backbone, rows, split)
+
+
+def check_split(task: Task, split: str) -> None:
+    """Refuse a split that cannot be measured, before any work.
+
+    Raises:
+        ConfigError: no such split.
+        DataError: it is empty, a row has no label, or there is nothing to choose.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"no split {split!r}", found=", ".join(SPLITS))
+    rows = task.splits[split]
+    if len(rows) == 0:
+        raise DataError(f"the {split} split of {task.name!r} is empty", hint="--split " + _fullest(task))
+    if not _labelled(task, rows):
+        raise DataError(f"the {split} split of {task.name!r} has rows without a label", hint="transfer predict")
+    check_choices(task, split)
+
+
+def check_choices(task: Task, split: str) -> None:
+    """Refuse a split whose rows all have one choice: any model would answer them right, and learn nothing from them.
+
+    Raises:
+        DataError: there is nothing to choose.
+    """
+    rows = task.splits[split]
+    if task.kind != "generation" and len(rows) and all(len(choices) < 2 for choices in rows["choices"]):
+        raise DataError(
+            f"every row in the {split} split of {task.name!r} has one choice only: there is nothing to choose",
+            hint="give each row all of its choices; texts to be written are a task of the kind 'generation'",
+        )
+
+
+def _labelled(task: Task, rows: Any) -> bool:
+    """Whether every row says what is right: an output, or a label among its choices."""
+    if task.kind == "generation":
+        return "output" in rows.column_names and all(output is not None for output in rows["output"])
+    if not {"choices", "label"} <= set(rows.column_names):
+        return False
+    pairs = zip(rows["choices"], rows["label"], strict=True)
+    return all(label is not None and 0 <= label < len(choices) for choices, label in pairs)
 
 
 def _fullest(task: Task) -> str:
@@ -92,8 +129,6 @@ def _fullest(task: Task) -> str:
 
 def _measured(task: Task, backbone: Backbone, rows: Any, split: str) -> Evaluation:
     encoded = backbone.encode(rows, task.fields)
-    if any(row.label < 0 for row in encoded):
-        raise DataError(f"the {split} split of {task.name!r} has rows without a label", hint="transfer predict")
     found = measure(backbone, encoded)
     if task.kind != "generation":
         metrics = found.metrics()

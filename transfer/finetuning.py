@@ -16,7 +16,7 @@ from transfer.deltas import METHODS
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.errors import ConfigError
-from transfer.evaluation import Evaluation, evaluate
+from transfer.evaluation import Evaluation, check_choices, check_split, evaluate
 from transfer.keeping import KEEPS, KeepSettings, keep_start
 from transfer.keeping.choosing import check_keep
 from transfer.keeping.starts import Point, check_share, mixing_sources
@@ -138,6 +138,8 @@ def finetune(
     from transfer.tasks import load_task
 
     task = load_task(target, examples=examples, seed=seed) if isinstance(target, str) else target
+    check_split(task, split)
+    check_choices(task, "train")
     backbone = backbone if backbone is not None else load_backbone()
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     check_keep(keep, len(task.train), len(task.dev), folds, len(others))
@@ -159,7 +161,7 @@ def finetune(
         learning_rate=learning_rate,
         batch_size=batch_size,
         seed=seed,
-        eval_every=eval_every or max(1, steps // 6),
+        eval_every=max(1, steps // 6) if eval_every is None else eval_every,
         patience=patience,
     )
     modules: list[Module] = []
@@ -310,13 +312,8 @@ def _as_module(
     from transfer.similarity.signatures import module_signature, task_signature
 
     settings = delta.method.settings(backbone.model)
-    name = None
     signature = None
     if add_to is not None:
-        if shared is not None:
-            name = add_to.add_start(
-                delta.method.method, delta.method.start_settings(backbone.model), backbone.fingerprint, shared
-            )
         encoded = backbone.encode(task.train, task.fields)
         signature = task_signature(backbone, task).merge(
             module_signature(backbone, encoded, delta.method, delta.tensors, shared)
@@ -342,7 +339,6 @@ def _as_module(
         data=data_of(task),
         license=task.license,
         seed=tuned.settings.seed,
-        start=name,
         steps=tuned.steps,
         max_length=backbone.max_length,
         provenance={

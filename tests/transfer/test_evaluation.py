@@ -162,3 +162,10 @@ def test_a_split_without_labels_is_refused(bert):
     hidden = task.test.map(lambda row: {"label": -1})
     with pytest.raises(DataError, match="rows without a label"):
         evaluate(dataclasses.replace(task, test=hidden), bert)
+
+
+def test_rows_of_one_choice_say_nothing(bert):
+    rows = Dataset.from_list([{"input": f"row {n}", "choices": ["yes"], "label": 0} for n in range(4)])
+    task = Task(name="sure", kind="multiple_choice", train=rows, dev=rows, test=rows)
+    with pytest.raises(DataError, match="one choice only: there is nothing to choose"):
+        evaluate(task, bert)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from transfer import evaluate, finetune, initialize
 from transfer.deltas import LoRA
 from transfer.deltas.delta import Delta
-from transfer.errors import DeltaError, UnknownNameError
+from transfer.errors import ConfigError, DataError, DeltaError, DivergedError, UnknownNameError
 from transfer.finetuning import _start_behind
 from transfer.resolving import load_start
 from zoo import FingerprintError, Module, PathError, Zoo, ZooView
@@ -160,6 +161,18 @@ def test_what_is_added_has_signature_and_start(small_zoo, tmp_path):
     assert set(weights) == {stored.id, again.module.id}
 
 
+def test_a_zoo_with_another_start_of_that_name_takes_the_result_with_its_own(small_zoo, tmp_path):
+    backbone, zoo = small_zoo()
+    method, own = LoRA(), Zoo(tmp_path / "zoo")
+    other = method.draw(backbone.model, 8)
+    name = own.add_start("lora", method.start_settings(backbone.model), backbone.fingerprint, other)
+    found = finetune(small.toy_target(), backbone, next(iter(zoo)), add_to=own, **QUICK)
+    assert found.module.card.start not in (None, name)
+    assert equal(dict(own.get(found.module.id).start()), dict(next(iter(zoo)).start()))
+    assert equal(dict(own.get_start(name)), other)
+    assert own.verify() == []
+
+
 def test_a_start_of_unknown_origin_leaves_the_module_without_one(small_zoo, tmp_path):
     backbone, _ = small_zoo()
     method = LoRA()
@@ -261,6 +274,33 @@ def test_a_start_of_another_backbone_is_refused(small_zoo, tmp_path):
         with pytest.raises(FingerprintError, match=r"backbone (than )?'tiny-bert'"):
             finetune(small.toy_target(), foreign, start, **QUICK)
     assert foreign.delta is None
+
+
+def test_a_split_that_cannot_be_measured_is_refused_before_any_work(small_zoo, tmp_path):
+    backbone, zoo = small_zoo()
+    task, run = small.toy_target(), {"folder": tmp_path / "run", "zoo": zoo, **QUICK}
+    hidden = task.test.map(lambda row: {"label": -1})
+    sure = task.train.map(lambda row: {"choices": ["yes"], "label": 0})
+    for changes, options, kind, what in [
+        ({}, {"split": "tset"}, ConfigError, "no split 'tset'"),
+        ({"test": task.test.select([])}, {}, DataError, "test split of 'toy' is empty"),
+        ({"test": hidden}, {}, DataError, "without a label"),
+        ({"test": task.test.map(lambda row: {"label": 2})}, {}, DataError, "without a label"),
+        ({"train": sure}, {}, DataError, "train split of 'toy' has one choice only"),
+        ({"test": sure}, {}, DataError, "test split of 'toy' has one choice only"),
+        ({}, {"eval_every": 0}, ConfigError, "eval_every must be at least 1"),
+    ]:
+        with pytest.raises(kind, match=what):
+            finetune(dataclasses.replace(task, **changes), backbone, **{**run, **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_after_a_diverged_run_a_smaller_rate_may_take_its_folder(small_zoo, tmp_path):
+    backbone, zoo = small_zoo()
+    run = {"keep": "soup", "folder": tmp_path / "run", "zoo": zoo, **QUICK}
+    with pytest.raises(DivergedError, match="smaller learning rate"):
+        finetune(small.toy_target(), backbone, learning_rate=1e38, **run)
+    assert finetune(small.toy_target(), backbone, learning_rate=1e-3, **run).kept["name"] == "soup"
 
 
 def test_what_cannot_be_a_start(small_zoo):
