@@ -30,15 +30,15 @@ class Estimator(ABC):
             SourceError: a module lacks what the estimator needs; names it and the remedy.
         """
 
-    def block_values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
-        """(modules, blocks): the same for every block of the backbone that the modules reach, where `per_block`.
+    def block_values(self, target: Target, modules: Sequence[Module]) -> tuple[np.ndarray, np.ndarray]:
+        """(modules,) as `values` gives, and (modules, blocks): the same for every block that the modules reach.
 
-        Blocks are numbered by `block_indices` over the places of all modules.
+        Where `per_block`: both from one run. Blocks are numbered by `block_indices` over the places of all modules.
         """
         raise ConfigError(f"{self.name} does not score blocks")
 
-    def score_blocks(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
-        """Similarity of each module in each block, (modules, blocks), float64, finite; higher is closer.
+    def score_blocks(self, target: Target, modules: Sequence[Module]) -> tuple[np.ndarray, np.ndarray]:
+        """Similarity of each module, as `score` has it, and in each block: (modules, blocks), float64, finite.
 
         Raises:
             ConfigError: the estimator does not score blocks, or the modules reach none.
@@ -50,7 +50,12 @@ class Estimator(ABC):
                 f"{modules[0].card.method} modules are in no block of the backbone, so blocks cannot be weighed",
                 hint="leave out --per-block",
             )
-        return self._ordered(target, modules, self.block_values, (blocks,))
+
+        def both(target: Target, modules: Sequence[Module]) -> np.ndarray:
+            return np.column_stack(self.block_values(target, modules))
+
+        table = self._ordered(target, modules, both, (1 + blocks,))
+        return table[:, 0], table[:, 1:]
 
     def score(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
         """Similarity of each module to the target, (modules,), float64, finite; higher is closer.

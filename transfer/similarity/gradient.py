@@ -40,8 +40,9 @@ class FirstOrder(Estimator):
     def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
         return self._by_block(target, modules).sum(axis=1)
 
-    def block_values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
-        return self._by_block(target, modules)[:, :-1]
+    def block_values(self, target: Target, modules: Sequence[Module]) -> tuple[np.ndarray, np.ndarray]:
+        shares = self._by_block(target, modules)
+        return shares.sum(axis=1), shares[:, :-1]
 
     def _by_block(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
         """(modules, blocks + 1): the share of each block, and last what lies outside of them."""
@@ -115,16 +116,9 @@ class GradientNorm(Estimator):
     per_block = True
 
     def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
-        def norm(attached: Any, module: Module) -> float:
-            norms = [
-                float(torch.stack([(g.double() ** 2).sum() for g in gradients.values()]).sum().sqrt()) / n
-                for gradients, n in batch_gradients(target.backbone, attached, target.sample)
-            ]
-            return float(np.mean(norms))
+        return self.block_values(target, modules)[0]
 
-        return -np.array(over_modules(target.backbone, modules, norm))
-
-    def block_values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
+    def block_values(self, target: Target, modules: Sequence[Module]) -> tuple[np.ndarray, np.ndarray]:
         columns = BlockColumns(places_of(modules))
 
         def norms(attached: Any, module: Module) -> np.ndarray:
@@ -133,10 +127,11 @@ class GradientNorm(Estimator):
                 squares = np.zeros(columns.outside + 1)
                 for name, gradient in gradients.items():
                     squares[columns[name]] += float((gradient.double() ** 2).sum())
-                found.append(np.sqrt(squares) / n)
-            return np.asarray(np.mean(found, axis=0)[:-1])
+                found.append(np.sqrt([squares.sum(), *squares[:-1]]) / n)
+            return np.asarray(np.mean(found, axis=0))
 
-        return -np.stack(over_modules(target.backbone, modules, norms))
+        table = -np.stack(over_modules(target.backbone, modules, norms))
+        return table[:, 0], table[:, 1:]
 
 
 class GradientAlignment(Estimator):

@@ -43,17 +43,19 @@ class HiddenCosine(Estimator):
         self.steps = steps
 
     def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
-        blocks = structure(target.backbone.model).get("block", [])
-        return self._cosines(target, modules, blocks).mean(axis=1)
+        return self._cosines(target, modules, _every_block(target)).mean(axis=1)
 
-    def block_values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
+    def block_values(self, target: Target, modules: Sequence[Module]) -> tuple[np.ndarray, np.ndarray]:
         columns = BlockColumns(places_of(modules))
         blocks = [""] * columns.outside
         for name in named_modules(target.backbone.model):
             found = stack_and_index(name)
             if found is not None and name == f"{found[0]}.{found[1]}" and columns[name] < columns.outside:
                 blocks[columns[name]] = name
-        return self._cosines(target, modules, blocks)
+        every = _every_block(target)
+        both = list(dict.fromkeys([*every, *blocks]))
+        cosines = self._cosines(target, modules, both)
+        return cosines[:, : len(every)].mean(axis=1), cosines[:, [both.index(block) for block in blocks]]
 
     def _cosines(self, target: Target, modules: Sequence[Module], blocks: Sequence[str]) -> np.ndarray:
         """(modules, blocks)."""
@@ -67,6 +69,10 @@ class HiddenCosine(Estimator):
             return np.array([_mean_cosine(ours[block], theirs[block]) for block in blocks])
 
         return np.stack(over_modules(target.backbone, modules, compare))
+
+
+def _every_block(target: Target) -> list[str]:
+    return list(structure(target.backbone.model).get("block", []))
 
 
 def _states(target: Target, rows: Sequence[Encoded], blocks: Sequence[str]) -> dict[str, list[Tensor]]:

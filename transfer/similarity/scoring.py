@@ -66,8 +66,7 @@ def score(
     modules = find_sources(zoo, loaded, method, excluded if include_own else {task.name, *excluded}, force)
     if not isinstance(given, Target):
         given = Target.for_modules(given, loaded, modules, method, seed)
-    values = chosen.score(given, modules)
-    blocks = chosen.score_blocks(given, modules) if per_block else None
+    values, blocks = chosen.score_blocks(given, modules) if per_block else (chosen.score(given, modules), None)
     return Scores([module.id for module in modules], values, chosen.name, time.perf_counter() - begun, blocks)
 
 

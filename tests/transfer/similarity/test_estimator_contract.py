@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,24 @@ def test_scores_do_not_grow_with_the_number_of_examples(name, world, toys):
         ESTIMATORS.get(name)().score(Target.for_modules(task, backbone, modules), modules) for task in (once, doubled)
     ]
     assert np.abs(found[1]).max() < 1.7 * np.abs(found[0]).max() + 0.05
+
+
+@pytest.mark.parametrize("arch", ["bert", "t5"])
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS.names() if ESTIMATORS.get(name).per_block])
+def test_scores_and_scores_per_block_come_from_one_run(name, arch, world, toys, monkeypatch):
+    backbone, _, modules = world(arch)
+    passes, forward = [], backbone.forward
+    counting = functools.wraps(forward)(lambda **batch: passes.append(1) or forward(**batch))
+    monkeypatch.setattr(backbone, "forward", counting)
+    plain = score(toys.task(), modules, backbone, estimator=name)
+    n_passes = len(passes)
+    found = score(toys.task(), modules, backbone, estimator=name, per_block=True)
+    assert len(passes) == 2 * n_passes > 0
+    assert found.blocks.shape == (3, 2 if arch == "bert" else 4)
+    assert found.values == pytest.approx(plain.values, rel=1e-12)
+    turned = score(toys.task(), modules[::-1], backbone, estimator=name, per_block=True)
+    assert (turned.blocks == found.blocks[::-1]).all()
+    assert (turned.values == found.values[::-1]).all()
 
 
 @pytest.mark.parametrize("name", ESTIMATORS.names())
