@@ -149,6 +149,13 @@ class Card:
         return Card(**{**self.as_dict(), **fields})
 
 
+def differing_setting(one: Card, other: Card) -> str | None:
+    """The first setting in which two cards differ; None if they do not. {} and None say no more than no entry."""
+    ours, theirs = one.settings, other.settings
+    names = {**ours, **theirs}
+    return next((name for name in names if (ours.get(name) or None) != (theirs.get(name) or None)), None)
+
+
 def _explaining(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def explained_init(self: Card, *args: Any, **fields: Any) -> None:

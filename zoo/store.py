@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import starts
+from zoo.card import differing_setting
 from zoo.catalog import Catalog, Entry, cached_path
-from zoo.errors import PathError, TensorError, UnknownModuleError, ZooError
+from zoo.errors import CardError, PathError, TensorError, UnknownModuleError, ZooError
 from zoo.files import sync
 from zoo.locking import writing
 from zoo.module import Module, check_folder, signature_path
@@ -142,7 +143,7 @@ class Zoo(ReadableZoo):
     # Writing ----------------------------------------------------------------------------------------------------
 
     def add(self, module: Module, start: Mapping[str, torch.Tensor] | str | None = None) -> Module:
-        """Store a module; if it is there already nothing changes.
+        """Store a module; if it is there already, with the same settings, nothing changes.
 
         Args:
             module: Made by `Module.new`, loaded from a folder, or of another zoo.
@@ -153,6 +154,7 @@ class Zoo(ReadableZoo):
         Raises:
             ZooError: the zoo is read-only, or the card names a start that is nowhere.
             TensorError: tensors are not finite or not those of the card's settings.
+            CardError: the same tensors are there with other settings, with which they act otherwise.
             ChecksumError: a module of a folder is not what was stored there.
         """
         # Imported here: writing needs torch, and listing must not wait for it.
@@ -161,14 +163,14 @@ class Zoo(ReadableZoo):
         self._check_writable()
         folder = self._modules / module.id
         if folder.exists():
-            return self.get(module.id)
+            return self._there(module)
         self._make_folders()
         self._sweep()
         with self._incoming(module.id) as part:
             draft = write_module(part, module)
             with writing(self.path):
                 if folder.exists():
-                    return self.get(module.id)
+                    return self._there(module)
                 name = self._settle_start(module, start)
                 share_signature(self.path, part, draft, module, name)
                 sync(part)
@@ -243,6 +245,18 @@ class Zoo(ReadableZoo):
         return export_module(self.get(module_id), Path(folder).expanduser(), signature)
 
     # ------------------------------------------------------------------------------------------------------------
+
+    def _there(self, module: Module) -> Module:
+        """The stored module of an id, once it is sure that it is the one given: the id is made of the tensors alone."""
+        stored = self.get(module.id)
+        if (name := differing_setting(module.card, stored.card)) is not None:
+            here, there = (str(card.settings.get(name))[:80] for card in (module.card, stored.card))
+            raise CardError(
+                f"module {module.id!r} is in {self.path} with another {name}",
+                found=f"{there} there, {here} here",
+                hint=f"transfer zoo rm {module.id} first, or another --zoo",
+            )
+        return stored
 
     def _settle_start(self, module: Module, start: Mapping[str, torch.Tensor] | str | None) -> str | None:
         """Name of the module's start in this zoo, once it is there; None if it is unknown. The lock is held."""

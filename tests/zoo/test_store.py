@@ -111,6 +111,17 @@ def test_the_tasks_signature_is_stored_once_and_a_different_one_beside_its_modul
     assert zoo.verify() == []
 
 
+def test_the_same_tensors_with_another_alpha_are_refused_and_never_dropped_silently(zoo):
+    stored = zoo.add(module_of())
+    plain = {**stored.card.settings, "ranks": {}, "parts": None}
+    assert zoo.add(module_of(settings=plain)).id == stored.id
+    with pytest.raises(CardError, match="with another alpha") as caught:
+        zoo.add(module_of(settings={**plain, "alpha": 8}))
+    assert caught.value.found == "4 there, 8 here"
+    zoo.remove(stored.id)
+    assert zoo.add(module_of(settings={**plain, "alpha": 8})).card.settings["alpha"] == 8
+
+
 def test_a_start_is_stored_once_and_found_by_settings(zoo):
     tensors, settings = tensors_of("lora", 9), {"rank": 2, "shapes": {"a": [1, 2]}}
     name = zoo.add_start("lora", settings, FINGERPRINT, {k: v.float() for k, v in tensors.items()})
