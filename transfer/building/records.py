@@ -20,6 +20,7 @@ from zoo.starts import halved
 
 FOLDER = ".build"  # inside the zoo that is being built
 NOTE = "shared.json"
+FEWEST_DEV = 8  # dev examples by which a module can be told from a baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,8 @@ class Record:
         baseline = {"untrained": "the untrained backbone", "majority": "the majority label"}[worst]
         found = self.on("dev")
         gain = found["module"] - found[worst]
-        return f"not clearly better than {baseline} on dev ({gain:+.3f} {self.judged_by}, z {self.z[worst]:.2f})"
+        few = f"; {self.sizes['dev']} examples are too few to tell" if self.sizes["dev"] < FEWEST_DEV else ""
+        return f"not clearly better than {baseline} on dev ({gain:+.3f} {self.judged_by}, z {self.z[worst]:.2f}{few})"
 
     @property
     def judged_by(self) -> str:

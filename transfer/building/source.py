@@ -12,7 +12,7 @@ from torch import Tensor
 
 from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
-from transfer.building.records import Record, Records
+from transfer.building.records import FEWEST_DEV, Record, Records
 from transfer.building.settings import BuildSettings
 from transfer.deltas import METHODS
 from transfer.deltas.method import DeltaMethod
@@ -128,14 +128,18 @@ def always(label: int, rows: Sequence[Encoded]) -> Measured:
 
 
 def paired_z(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Mean difference of per-example results in units of its standard error; 0 where nothing differs.
+    """Mean difference of per-example results in units of its standard error.
 
-    >>> z = paired_z(np.array([1.0, 1, 1, 0]), np.array([0.0, 1, 0, 0]))
-    >>> bool(z == 0.5 / (np.std([1, 0, 1, 0], ddof=1) / 2))
+    0 where nothing differs, and below 8 examples: their spread is no measure of the error.
+
+    >>> z = paired_z(np.array([1.0, 1, 1, 0] * 4), np.array([0.0, 1, 0, 0] * 4))
+    >>> bool(z == 0.5 / (np.std([1, 0] * 8, ddof=1) / 4))
     True
+    >>> paired_z(np.ones(2), np.zeros(2))
+    0.0
     """
     difference = np.asarray(ours) - np.asarray(theirs)
-    if len(difference) < 2 or not difference.any():
+    if len(difference) < FEWEST_DEV or not difference.any():
         return 0.0
     error = float(difference.std(ddof=1)) / math.sqrt(len(difference))
     return float(difference.mean()) / error if error > 0 else math.copysign(1e9, float(difference.mean()))

@@ -14,21 +14,20 @@ from transfer.building import forbids_commercial_use
 from transfer.building.records import Record, Records
 from transfer.building.source import always, paired_z
 
-ANSWERS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60)
+ANSWERS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=8, max_size=60)
 
 
 def record(**changed):
     metrics = {"dev": {"accuracy": 0.8}, "untrained_dev": {"accuracy": 0.5}, "majority_dev": {"accuracy": 0.7}}
     base = dict.fromkeys(Record.__dataclass_fields__, "")
-    return Record(
-        **{**base, "kind": "classification", "metrics": metrics, "z": {"untrained": 3.0, "majority": 1.7}, **changed}
-    )
+    known = {"kind": "classification", "sizes": {"dev": 32}, "z": {"untrained": 3.0, "majority": 1.7}}
+    return Record(**{**base, **known, "metrics": metrics, **changed})
 
 
 def test_paired_z_by_hand():
-    ours, theirs = np.array([1.0, 1, 1, 1, 0]), np.array([0.0, 1, 0, 1, 1])
-    # differences 1 0 1 0 -1: mean .2, variance (.64 + .04 + .64 + .04 + 1.44) / 4 = .7, standard error sqrt(.7 / 5)
-    assert paired_z(ours, theirs) == pytest.approx(0.2 / math.sqrt(0.7 / 5))
+    ours, theirs = np.array([1.0, 1, 1, 1, 0] * 2), np.array([0.0, 1, 0, 1, 1] * 2)
+    # differences 1 0 1 0 -1, twice: mean .2, variance 2 (.64 + .04 + .64 + .04 + 1.44) / 9 = 5.6 / 9
+    assert paired_z(ours, theirs) == pytest.approx(0.2 / math.sqrt(5.6 / 9 / 10))
 
 
 @given(ANSWERS)
@@ -41,9 +40,15 @@ def test_paired_z_has_the_sign_of_the_difference_and_turns_with_the_sides(answer
 
 
 def test_paired_z_where_nothing_varies():
-    assert paired_z(np.ones(5), np.ones(5)) == 0
-    assert paired_z(np.ones(5), np.zeros(5)) == 1e9
-    assert paired_z(np.ones(1), np.zeros(1)) == 0  # one example shows nothing
+    assert paired_z(np.ones(9), np.ones(9)) == 0
+    assert paired_z(np.ones(9), np.zeros(9)) == 1e9
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7])
+def test_a_handful_of_examples_shows_nothing(n):
+    assert paired_z(np.ones(n), np.zeros(n)) == 0
+    found = record(z={"untrained": 0.0, "majority": 0.0}, sizes={"dev": n}).reason(1.65)
+    assert found.endswith(f"z 0.00; {n} examples are too few to tell)")
 
 
 def test_the_weaker_comparison_decides():
