@@ -127,13 +127,14 @@ class Products:
     def delta(self, factors: Mapping[str, Factors | None]) -> Delta:
         """A LoRA whose change at each place is the product of its factors.
 
-        The scale alpha / rank is the one that most modules have, so that training goes on at the pace they had.
+        The scale alpha / rank is the one that most modules have, so that training goes on at the pace they had; not 0,
+        at which a module changes nothing and nothing could be trained.
 
         Args:
             factors: place -> A (rank, in) and B (out, rank); None is no change there (rank 1, B at zero).
         """
-        scales = Counter(self.methods[m.id].scale(p) for m in self.modules for p in self._at[m.id])
-        scale = min(scales, key=lambda value: (-scales[value], value))
+        scales = Counter(scale for m in self.modules for p in self._at[m.id] if (scale := self.methods[m.id].scale(p)))
+        scale = min(scales, key=lambda value: (-scales[value], value), default=1.0)
         tensors, ranks = {}, {}
         for place in self.places:
             a, b = factors[place] or self._nothing(place)

@@ -274,6 +274,16 @@ def test_a_merge_of_uneven_ranks_is_stored_and_read_as_it_was(strangers, tmp_pat
     close(products(again), products(joined), 1e-7)
 
 
+def test_a_module_of_scale_0_changes_nothing_and_does_not_set_the_scale(makes, strangers):
+    idle = [odd(makes, name, 7 + number, 2, 0) for number, name in enumerate(("four", "five"))]
+    weights = {module.id: 0.5 for module in (*strangers, *idle)}
+    for how in ("svd", "concat"):
+        found = merge([*strangers, *idle], weights, how)
+        close(products(found), full_sum(strangers, weights), 1e-4)
+        nothing = merge(idle, {module.id: 0.5 for module in idle}, how)
+        assert all(not value.any() for value in products(nothing).values())
+
+
 def test_default_loras_of_a_fused_layer_are_summed_and_keep_their_parts(small_zoo):
     _, zoo = small_zoo("gpt2")
     modules = [Module.new(dataclasses.replace(m.card, start=None), dict(m.tensors())) for m in zoo][:2]
