@@ -113,9 +113,7 @@ def _sources(recipe: dict[str, Any]) -> str:
     rest = f", the first {MOST_BARS} of {len(order)}" if len(order) > MOST_BARS else ""
     text = "<h2>How close the sources are</h2>\n"
     text += _figure(
-        bars(
-            shown, [scores[name] for name in shown], recipe["estimator"], [weights.get(name, 0) > 0 for name in shown]
-        ),
+        bars(shown, [scores[name] for name in shown], recipe["estimator"], [bool(weights.get(name)) for name in shown]),
         f"Similarity to the target by {recipe['estimator']}; higher is closer{rest}. Pale bars have no weight.",
     )
     heavy = sorted((name for name in weights if weights[name]), key=lambda name: (-abs(weights[name]), name))[
@@ -148,7 +146,7 @@ def _blocks(recipe: dict[str, Any]) -> str:
 def _table_of_sources(recipe: dict[str, Any]) -> str:
     about = {module["id"]: module for module in recipe["modules"]}
     scores, weights = recipe["scores"], recipe["weights"]
-    order = sorted(scores, key=lambda name: (-weights.get(name, 0.0), -scores[name], name))
+    order = sorted(scores, key=lambda name: (-abs(weights.get(name, 0.0)), -scores[name], name))
     rows = [
         [name, scores[name], weights.get(name, 0.0), *(about.get(name, {}).get(key) for key in ("category", "license"))]
         for name in order

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from transfer.ensembling.verdict import Verdict
-from transfer.report import page_of, write_page
+from transfer.report import page, page_of, pictures, write_page
 
 EVIL = "<script>alert('x')</script>"
 
@@ -104,6 +104,22 @@ def test_strangers_words_are_escaped_and_nothing_is_loaded():
 @pytest.mark.parametrize(("gone", "heading"), [("block_norms", "Block by block"), ("licences", "Licences")])
 def test_what_a_recipe_lacks_is_no_part_of_the_page(gone, heading):
     assert heading not in page_of(recipe(**{gone: None}))
+
+
+def test_modules_of_negative_weight_are_drawn_in_full_colour_and_listed_by_their_size(monkeypatch):
+    drawn = []
+
+    def bars(names, values, label, strong=None):
+        drawn.append((list(names), strong))
+        return pictures.bars(names, values, label, strong)
+
+    monkeypatch.setattr(page, "bars", bars)
+    text = page_of(
+        recipe(scores={"a": 0.5, "b": 0.4, "c": 0.3}, weights={"a": 0.3, "b": 0.0, "c": -0.9}, block_norms={})
+    )
+    assert drawn[0] == (["a", "b", "c"], [True, False, True])
+    table = text.partition("All sources")[2]
+    assert re.findall(r"<tr><td>([abc])</td>", table) == ["c", "a", "b"]
 
 
 def test_without_a_verdict_the_page_says_so():
