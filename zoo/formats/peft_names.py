@@ -81,12 +81,22 @@ def fit_places(
             if front.strip:
                 return front, [f"{front.strip} was taken off the front of all names to fit the backbone"]
             return front, [f"{front.add} was put before all names to fit the backbone"] if front.add else []
-    missing = [place for place in found if place not in known]
+    missing = _least_missing(found, places)
+    hint = "name the backbone that it was trained on"
+    if len(missing) < len(found):
+        hint += "; or train it without the places that this one lacks, as those of a head"
     raise FormatError(
         f"the {what} in {folder} does not go on this backbone",
         found=f"{len(missing)} of its {len(found)} places are not there, {missing[0]} for example",
-        hint="name the backbone that it was trained on",
+        hint=hint,
     )
+
+
+def _least_missing(found: Sequence[str], places: Sequence[str]) -> list[str]:
+    """The places that are not there under the front by which most of them are."""
+    known = set(places)
+    fronts = dict.fromkeys(front for place in found for front in _fronts([place], places))
+    return min(([place for place in found if front(place) not in known] for front in fronts), key=len)
 
 
 def _fronts(found: Sequence[str], places: Sequence[str]) -> list[Front]:

@@ -9,6 +9,7 @@ import tiny
 import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import BertForMaskedLM
 from zoo_toys import card_of, settings_of, tensors_of
 
 from zoo import FormatError, Module, TensorError, Zoo
@@ -325,6 +326,17 @@ def test_detect_names_what_is_there(tmp_path):
     (tmp_path / "model.bin").touch()
     with pytest.raises(FormatError, match=r"(?s)no checkpoint.*model\.bin.*adapter_config\.json"):
         detect(tmp_path)
+
+
+def test_places_that_the_backbone_lacks_are_named_under_the_front_that_fits_the_others(tmp_path, bert):
+    config = LoraConfig(target_modules=["query", "dense"])
+    get_peft_model(BertForMaskedLM(bert.config), config).save_pretrained(tmp_path)
+    with pytest.raises(FormatError) as caught:
+        peft.read(tmp_path, places_of(bert))
+    assert caught.value.found == "1 of its 9 places are not there, cls.predictions.transform.dense for example"
+    assert "without the places" in caught.value.hint
+    with pytest.raises(FormatError, match="9 of its 9 places are not there"):
+        peft.read(tmp_path, ["another.model"])
 
 
 def test_task_types_are_read_off_the_places_unless_told():
