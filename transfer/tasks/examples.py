@@ -40,9 +40,10 @@ def build(tables: Mapping[str, Table], columns: Columns, kind: Kind | None = Non
     Raises:
         DataError: a column is missing, a row is incomplete, or a label is none of the choices.
     """
-    tables, notes = _without_unlabelled(tables, columns)
+    notes = list(dict.fromkeys(note for table in tables.values() for note in table.notes))
     columns, guessed = complete(columns, next(iter(tables.values())))
-    notes += guessed
+    tables, told = _without_unlabelled(tables, columns)
+    notes += guessed + told
     if columns.label is not None:
         for table in tables.values():
             worded = columns.choices or columns.choice_columns or columns.label in table.label_names
@@ -252,18 +253,26 @@ def _first_other(rows: Mapping[str, Rows], choices: list[str]) -> tuple[str, int
 
 
 def _without_unlabelled(tables: Mapping[str, Table], columns: Columns) -> tuple[dict[str, Table], list[str]]:
+    """Published data holds rows whose label is not public or was never settled; they are left out, and it is said.
+
+    Where labels have names, -1 is none. A dev or test split without a label at all counts as missing.
+    """
     kept, notes = {}, []
     for split, table in tables.items():
-        if columns.drop and columns.label is not None:
-            dropped: set[Any] = {None, *columns.drop}
-            dropped |= {i for i, name in enumerate(table.label_names.get(columns.label, ())) if name in columns.drop}
+        names = table.label_names.get(columns.label or "", ())
+        keep: Sequence[int] = range(len(table))
+        if columns.label is not None and (names or columns.drop):
+            dropped = {None, *columns.drop, *(i for i, name in enumerate(names) if name in columns.drop)}
+            dropped |= {-1} if names else set()
             keep = [row for row, value in enumerate(table.need(columns.label)) if value not in dropped]
-            if not keep:
-                raise DataError(f"{table.where}: no row has a label", hint="this split's labels are not public")
-            if len(keep) < len(table):
-                notes.append(f"{split}: {len(table) - len(keep)} rows without a label left out")
-                table = table.take(keep)
-        kept[split] = table
+        if not keep and split not in ("dev", "test"):
+            raise DataError(f"{table.where}: no row has a label", hint="this split's labels are not public")
+        if not keep:
+            notes.append(f"{split}: no row has a label, so it counts as missing")
+            continue
+        if len(keep) < len(table):
+            notes.append(f"{split}: {len(table) - len(keep)} rows without a label left out")
+        kept[split] = table.take(keep) if len(keep) < len(table) else table
     return kept, notes
 
 

@@ -19,6 +19,7 @@ class Table:
         lines: Line (or row) number of each row, counted from 1.
         unit: "line" in text files, "row" elsewhere.
         label_names: column -> the names behind its integers, where the format knows them.
+        notes: Lines to tell the user of what was read in another way than it stands there.
     """
 
     where: str
@@ -26,6 +27,7 @@ class Table:
     lines: Sequence[int]
     unit: str = "line"
     label_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -91,4 +93,5 @@ def joined(tables: Sequence[Table], where: str) -> Table:
         return tables[0]
     columns = {name: [value for table in tables for value in table.need(name)] for name in tables[0].columns}
     lines = range(1, sum(len(table) for table in tables) + 1)
-    return Table(where, columns, lines, unit="row", label_names=tables[0].label_names)
+    notes = tuple(note for table in tables for note in table.notes)
+    return Table(where, columns, lines, unit="row", label_names=tables[0].label_names, notes=notes)

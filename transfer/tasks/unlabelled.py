@@ -55,7 +55,8 @@ def load_rows(
         named = table.need(delta_column, hint="--delta-column names the column that says which delta answers a row")
         deltas = tuple(None if name is None or not str(name).strip() else str(name).strip() for name in named)
         table = replace(table, columns={name: column for name, column in table.columns.items() if name != delta_column})
-    columns, notes = complete_unlabelled(Columns.from_arguments(input_column, None, choices, template), table)
+    columns, guessed = complete_unlabelled(Columns.from_arguments(input_column, None, choices, template), table)
+    notes = (*table.notes, *guessed)
     inputs: list[str] = []
     for row, text in enumerate(input_texts(table, columns)):
         if text is None:
@@ -64,9 +65,9 @@ def load_rows(
     fields = find_fields(inputs, template_of(columns).marks)
     if columns.choices is not None:
         answers = list(columns.choices)
-        return Rows([{"input": text, "choices": answers} for text in inputs], fields, tuple(notes), deltas)
+        return Rows([{"input": text, "choices": answers} for text in inputs], fields, notes, deltas)
     if columns.choice_columns:
         own = choice_lists(table, columns)
         rows = [{"input": text, "choices": some} for text, some in zip(inputs, own, strict=True)]
-        return Rows(rows, fields, tuple(notes), deltas)
-    return Rows([{"input": text} for text in inputs], fields, tuple(notes), deltas)
+        return Rows(rows, fields, notes, deltas)
+    return Rows([{"input": text} for text in inputs], fields, notes, deltas)

@@ -138,13 +138,13 @@ def test_a_very_long_value_is_read(tmp_path):
     assert len(answers(written(tmp_path, "csv", rows), choices=["no", "yes"])) == 4
 
 
-def named(folder, names, n=40):
+def named(folder, names, n=40, values=None, name="t"):
     """A parquet file whose labels have names; the last word of an input is its label's name."""
     features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
-    values = [i % len(names) for i in range(n)]
-    made = {"text": [f"{i} is {names[value]}" for i, value in enumerate(values)], "label": values}
-    datasets.Dataset.from_dict(made, datasets.Features(features)).to_parquet(folder / "t.parquet")
-    return str(folder / "t.parquet")
+    values = values or [i % len(names) for i in range(n)]
+    made = {"text": [f"{name} {i} is {names[value or 0]}" for i, value in enumerate(values)], "label": values}
+    datasets.Dataset.from_dict(made, datasets.Features(features)).to_parquet(folder / f"{name}.parquet")
+    return str(folder / f"{name}.parquet")
 
 
 def test_names_that_are_all_choices_are_these_choices_in_any_order(tmp_path):
@@ -163,3 +163,19 @@ def test_choices_that_leave_it_open_which_name_is_meant_are_refused(tmp_path):
     with pytest.raises(DataError, match="some names of the labels in 'label' are choices") as caught:
         load_task(path, choices=["positive", "negative", "mixed"])
     assert "no choice: 'neutral'" in caught.value.found
+
+
+def test_a_split_whose_labels_are_hidden_counts_as_missing(tmp_path):
+    named(tmp_path, ["no", "yes"], name="train")
+    named(tmp_path, ["no", "yes"], values=[0, -1, 1, None], name="dev")
+    named(tmp_path, ["no", "yes"], values=[-1] * 10, name="test")
+    task = load_task(str(tmp_path))
+    assert task.sizes == {"train": 36, "dev": 2, "test": 4}
+    assert "dev: 2 rows without a label left out" in task.notes
+    assert "test: no row has a label, so it counts as missing" in task.notes
+    assert all(row["input"].endswith(row["choices"][row["label"]]) for row in task.dev)
+
+
+def test_a_train_split_without_a_label_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no row has a label"):
+        load_task(named(tmp_path, ["no", "yes"], values=[-1] * 10))

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from transfer.errors import DataError, TransferError
-from transfer.tasks import load_task
+from transfer.tasks import load_rows, load_task
 from transfer.tasks.readers import read
 
 GOOD = '{"input": "a", "choices": ["no", "yes"], "label": 0}\n'
@@ -192,6 +192,19 @@ class TestFormats:
         path = tmp_path / "t.jsonl"
         path.write_text(json.dumps({"input": "a\u2028b"}, ensure_ascii=False) + "\n", encoding="utf-8")
         assert read(path).columns["input"] == ["a\u2028b"]
+
+    def test_half_a_character_is_replaced_and_told(self, tmp_path):
+        rows = [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(20)]
+        rows[3] = {"text": "whole \U0001f600, then half \ud83d", "label": "half \ude00"}
+        rows[4] = {"text": "no half: \\ud83d", "label": "a"}
+        (tmp_path / "t.jsonl").write_text("\n" + "".join(json.dumps(row) + "\n" for row in rows))
+        assert read(tmp_path / "t.jsonl").columns["label"][3] == "half \ufffd"
+        assert {"text: whole \U0001f600, then half \ufffd", "text: no half: \\ud83d"} < set(
+            read_all(tmp_path / "t.jsonl")
+        )
+        note = "t.jsonl: 1 lines with half a character, read as U+FFFD; the first is line 5"
+        assert sum(told.endswith(note) for told in load_task(str(tmp_path / "t.jsonl")).notes) == 1
+        assert load_rows(tmp_path / "t.jsonl").notes[0].endswith(note)
 
 
 def read_all(path):
