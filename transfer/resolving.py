@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,7 @@ def load_start(name: str, zoo: Any) -> Start:
     from transfer.initialization import Initialization
 
     folder = Path(name)
-    if (folder / "recipe.json").is_file():
+    if os.path.isfile(folder / "recipe.json"):  # Path would raise where the name is too long for a file
         found = Initialization.load(folder)
         recipe = found.recipe
         return Start(
@@ -78,7 +79,7 @@ def load_start(name: str, zoo: Any) -> Start:
             recipe.get("start_sha256"),
             tuple(recipe["scores"]),
         )
-    if (folder / "card.json").is_file():
+    if os.path.isfile(folder / "card.json"):
         return _from_module(Module.load(folder), name)
     try:
         return _from_module(zoo.get(name), name)
@@ -87,7 +88,7 @@ def load_start(name: str, zoo: Any) -> Start:
             f"no folder and no module named {name!r}",
             found="a folder counts when it holds recipe.json or card.json",
             hint=f"transfer zoo add {shlex.quote(name)} --backbone embedded"
-            if (folder / "adapter_config.json").is_file()
+            if os.path.isfile(folder / "adapter_config.json")
             else "transfer zoo ls",
         ) from error
 

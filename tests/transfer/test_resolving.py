@@ -82,7 +82,7 @@ def test_an_id_in_the_zoo(small_zoo):
     assert (found.name, found.start) == (module.id, module.card.start)
 
 
-@pytest.mark.parametrize("name", ["films-lora-00000000", "no/such/folder", "../films", "", "FILMS"])
+@pytest.mark.parametrize("name", ["films-lora-00000000", "no/such/folder", "../films", "", "FILMS", "x" * 300])
 def test_neither_a_folder_nor_an_id(name, small_zoo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UnknownNameError, match=r"(?s)no folder and no module.*recipe\.json or card\.json.*zoo ls"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,10 +94,13 @@ def find(name: str, columns: Columns, source: str | None = None) -> Found:
         if found:
             return found
     if failure is not None:
+        known = catalogue.find(name) is not None
         raise DataError(
-            f"task {name!r} is known but out of reach",
+            f"task {name!r} is known but out of reach" if known else f"the Hub's dataset {name} is out of reach",
             found="tried " + "; ".join(tried),
-            hint=f"set TRANSFER_TASKS to a folder that holds {name}/train.jsonl, or give a path",
+            hint=f"set TRANSFER_TASKS to a folder that holds {name}/train.jsonl, or give a path"
+            if known
+            else "download its files and give a path",
         ) from failure
     raise _unknown(name, tried)
 
@@ -111,9 +116,9 @@ def from_path(name: str, columns: Columns) -> Found:
     if prefix is not None:
         tables = read_crossfit(prefix)
         return Found(_slug(prefix.name), "path", f"{prefix}_*.tsv", tables, columns, guess_answers=True)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _folder(_slug(path.resolve().name), "path", f"folder {path}", path, columns)
-    if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name):
+    if not os.path.exists(path) and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name):
         raise DataError(
             f"no file or folder {name}",
             found="a name with a separator is taken for a path",
@@ -130,7 +135,7 @@ def from_folder(name: str, columns: Columns, tried: list[str]) -> Found | None:
         tried.append("$TRANSFER_TASKS (not set)")
         return None
     folder = root / name
-    if Path(name).name != name or not folder.is_dir():
+    if Path(name).name != name or not os.path.isdir(folder):
         tried.append(f"$TRANSFER_TASKS ({root} has no {name})")
         return None
     return _folder(name, "folder", f"folder {folder} ($TRANSFER_TASKS)", folder, columns)
@@ -155,7 +160,7 @@ def from_hub(name: str, columns: Columns, tried: list[str]) -> Found | None:
 def from_samples(name: str, columns: Columns, tried: list[str]) -> Found | None:
     """A small task written for this package; says so, and why nothing better was used."""
     folder = SAMPLES / name
-    if Path(name).name != name or not folder.is_dir():
+    if Path(name).name != name or not os.path.isdir(folder):
         tried.append("the samples (not among them)")
         return None
     why = f"; tried {'; '.join(tried)}" if tried else ""
@@ -170,17 +175,31 @@ def _folder(name: str, origin: Origin, line: str, folder: Path, columns: Columns
 
 
 def _by_split_column(table: Table) -> tuple[dict[str, Table], tuple[str, ...]]:
-    """Rows by what a `split` column says, if there is one that says nothing else; one table under "all" if not."""
-    values = table.columns.get("split", ())
-    if "train" not in values or not all(isinstance(v, str) and v in SPLIT_NAMES for v in values):
+    """Rows by what a `split` column says; one table under "all" if there is none, or if no row of it is for train.
+
+    Raises:
+        DataError: it says something else on some rows.
+    """
+    column = next((name for name in table.columns if name.strip().lower() == "split"), None)
+    if column is None:
         return {"all": table}, ()
-    named = [SPLIT_NAMES[value] for value in values]
+    values = table.columns[column]
+    named = [SPLIT_NAMES.get(value.strip().lower()) if isinstance(value, str) else None for value in values]
+    if "train" not in named:
+        return {"all": table}, (f"the column {column!r} is not followed: it says train on no row",)
+    other = sorted({repr(value) for value, split in zip(values, named, strict=True) if split is None})
+    if other:
+        raise DataError(
+            f"{table.where}: the column {column!r} says {', '.join(other[:6])}, which is no split",
+            found=f"known: {', '.join(SPLIT_NAMES)}",
+            hint="leave these rows out, or give the column another name if it says something else",
+        )
     tables = {
         split: table.take([row for row, name in enumerate(named) if name == split])
         for split in SPLITS
         if split in named
     }
-    return tables, (f"rows divided by the column 'split' into {'/'.join(tables)}",)
+    return tables, (f"rows divided by the column {column!r} into {'/'.join(tables)}",)
 
 
 def tasks_folder() -> Path | None:
@@ -193,7 +212,7 @@ def tasks_folder() -> Path | None:
     if not value:
         return None
     root = Path(value).expanduser()
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise ConfigError(f"TRANSFER_TASKS is {value}, which is no folder", hint="unset TRANSFER_TASKS, or correct it")
     return root
 
@@ -213,7 +232,7 @@ def _unknown(name: str, tried: list[str]) -> UnknownNameError:
     known = sorted({*folder_names(), *catalogue.names(), *sample_names()})
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hints = []
-    if Path(name).exists():
+    if os.path.exists(name):
         hints.append(f"for the folder of that name: ./{name}")
     elif close:
         hints.append(f"did you mean {' or '.join(close)}?")
@@ -222,6 +241,13 @@ def _unknown(name: str, tried: list[str]) -> UnknownNameError:
 
 
 def _slug(name: str) -> str:
-    """A task's name from a file's: small letters, digits, `_`, `.` and `-`."""
-    slug = re.sub(r"[^a-z0-9.-]+", "_", name.lower()).lstrip("_.-").rstrip("_")
+    """A task's name from a file's: small letters, digits, `_`, `.` and `-`; accents are dropped.
+
+    Where letters of other scripts are lost, the first digits of the name's sha256 keep two such names apart.
+    """
+    apart = unicodedata.normalize("NFKD", name.lower())
+    plain = "".join(sign for sign in apart if not unicodedata.combining(sign))
+    slug = re.sub(r"[^a-z0-9.-]+", "_", plain).lstrip("_.-").rstrip("_")
+    if any(sign.isalnum() and not sign.isascii() for sign in plain):
+        return f"{slug or 'task'}_{hashlib.sha256(apart.encode()).hexdigest()[:8]}"
     return slug or "task"

@@ -106,6 +106,27 @@ def test_a_split_column_is_followed(tmp_path):
     assert "column 'split'" in task.notes[0]
 
 
+@pytest.mark.parametrize("column", ["Split", " SPLIT"])
+def test_a_split_column_is_followed_in_any_spelling(column, tmp_path):
+    said = ["Train", " test", "VALIDATION"] * 2
+    marked = [row | {column: split} for row, split in zip(rows(6), said, strict=True)]
+    assert load_task(str(write_jsonl(tmp_path / "even.jsonl", marked))).sizes == {"train": 2, "dev": 2, "test": 2}
+
+
+@pytest.mark.parametrize("other", ["unsupervised", "", None, 3])
+def test_a_split_column_with_other_words_is_refused(other, tmp_path):
+    marked = [row | {"split": split} for row, split in zip(rows(4), ["train", "test", "dev", other], strict=True)]
+    with pytest.raises(DataError, match=f"the column 'split' says {other!r}, which is no split"):
+        load_task(str(write_jsonl(tmp_path / "even.jsonl", marked)))
+
+
+def test_a_split_column_without_train_is_told(tmp_path):
+    marked = [row | {"split": "AB"[i % 2]} for i, row in enumerate(rows(40))]
+    task = load_task(str(write_jsonl(tmp_path / "even.jsonl", marked)))
+    assert task.sizes == {"train": 32, "dev": 4, "test": 4}
+    assert task.notes[0] == "the column 'split' is not followed: it says train on no row"
+
+
 def test_missing_splits_are_taken_off_train_and_told(folder):
     (folder / "test.jsonl").unlink()
     task = load_task(str(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -94,6 +95,41 @@ def test_names_that_would_leave_the_folder_are_refused(name, tasks):
 def test_names_from_files_are_made_fit_for_a_zoo(tmp_path):
     make(tmp_path / "My Own (2nd) Task!")
     assert load_task(str(tmp_path / "My Own (2nd) Task!")).name == "my_own_2nd_task"
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"), [("Données", "donnees"), ("Über uns", "uber_uns"), ("x-1_y", "x-1_y"), ("!?", "task")]
+)
+def test_accents_are_dropped_from_names(name, slug, tmp_path):
+    make(tmp_path / name)
+    assert load_task(str(tmp_path / name)).name == slug
+
+
+def test_names_in_other_scripts_are_told_apart(tmp_path):
+    names = ["отзывы", "тексты", "评论", "评论 2", "评论 (2)"]
+    for name in names:
+        make(tmp_path / name)
+    found = [load_task(str(tmp_path / name)).name for name in names]
+    assert len(set(found)) == len(names)
+    assert all(re.fullmatch(r"(task|2)_[0-9a-f]{8}", name) for name in found)
+    assert found[0] == load_task(f"{tmp_path}/отзывы/").name
+
+
+@pytest.mark.parametrize("source", [None, "folder", "sample"])
+def test_a_name_too_long_for_a_file_is_unknown(source, tasks):
+    with pytest.raises(UnknownNameError, match="no task named"):
+        load_task("x" * 300, source=source)
+
+
+@pytest.mark.parametrize("name", ["./" + "x" * 300, "x" * 300 + "/y", "x" * 300 + ".csv", "./" + "x/" * 3000])
+def test_a_path_too_long_for_a_file_leads_nowhere(name):
+    with pytest.raises(DataError, match="no file"):
+        load_task(name)
+
+
+def test_a_folder_with_the_longest_name_there_can_be_is_read(tmp_path):
+    make(tmp_path / ("x" * 250))
+    assert load_task(str(tmp_path / ("x" * 250))).name == "x" * 250
 
 
 def test_listing_shows_every_source_without_loading(tasks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from transfer.errors import DataError
@@ -28,7 +29,7 @@ def read(path: Path) -> Table:
     """
     from transfer.tasks.readers import delimited, jsonl, parquet
 
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"no file {path}", found=_neighbours(path), hint="check the path")
     if not path.is_file():
         raise DataError(f"{path} is not a file", hint=f"a file that ends in {', '.join(SUFFIXES)}")
@@ -49,7 +50,7 @@ def read(path: Path) -> Table:
 
 
 def _neighbours(path: Path) -> str | None:
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f"no folder {path.parent} either"
     files = sorted(p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES)
     return f"in {path.parent}: {', '.join(files[:8])}" if files else None

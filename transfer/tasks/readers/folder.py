@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def crossfit_prefix(path: Path) -> Path | None:
     """`data/boolq_16_13` for that path itself or for `data/boolq_16_13_train.tsv`, if its train file is there."""
     match = _CROSSFIT.match(path.name)
     prefix = path.with_name(match["prefix"]) if match else path
-    return prefix if prefix.with_name(f"{prefix.name}_train.tsv").is_file() else None
+    # os.path, as wherever a path is a user's word: where a name is too long for a file, Path raises.
+    return prefix if os.path.isfile(prefix.with_name(f"{prefix.name}_train.tsv")) else None
 
 
 def has_splits(folder: Path) -> bool:
