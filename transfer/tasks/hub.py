@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ def load(entry: Entry) -> tuple[dict[str, Table], str, list[str]]:
 
     Raises:
         OutOfReach: the Hub does not answer and the dataset is not in the local cache, or it cannot be loaded.
-        DataError: it has no training split.
+        DataError: it has no training split, or a dataset outside the catalogue has other configurations.
     """
     reason = "offline mode is on" if offline() else why_unreachable()
     if reason is not None and not _cached(entry.dataset):
@@ -58,6 +60,15 @@ def _load_part(entry: Entry, part: Part) -> Mapping[str, datasets.Dataset]:
             files = {name: f"{folder}/{name}/*.parquet" for name in dict.fromkeys(entry.splits.values())}
             loaded = datasets.load_dataset(entry.dataset, revision=_CONVERTED, data_files=files)
     except Exception as error:  # from network, cache and parsers alike; told on with its cause
+        configs = re.search(r"[Aa]vailable(?: configs)?: \[(.*)\]", str(error))
+        if isinstance(error, ValueError) and configs and not entry.splits:
+            names = re.findall(r"'([^']*)'", configs[1])
+            had = f"no configuration {part.config!r}" if part.config else f"{len(names)} configurations"
+            raise DataError(
+                f"{entry.dataset} has {had}",
+                found=", ".join(names[:60]) + (", ..." if len(names) > 60 else ""),
+                hint=f"say which: --source hub --target {entry.dataset}:{names[0] if names else 'NAME'}",
+            ) from error
         reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
         raise OutOfReach(f"cannot load {entry.dataset}: {reason[:160]}") from error
     return {str(name): split for name, split in loaded.items()}
@@ -111,11 +122,11 @@ def _flat(column: str, values: Sequence[Any]) -> dict[str, Sequence[Any]]:
 
 def _cached(dataset: str) -> bool:
     """Whether the cache of `datasets` holds anything of this dataset; a local folder is always at hand."""
-    if Path(dataset).is_dir():
+    if os.path.isdir(dataset):
         return True
     owner, _, name = dataset.rpartition("/")
     stored = datasets.naming.camelcase_to_snakecase(name)
-    return (Path(datasets.config.HF_DATASETS_CACHE) / (f"{owner}___{stored}" if owner else stored)).is_dir()
+    return os.path.isdir(Path(datasets.config.HF_DATASETS_CACHE) / (f"{owner}___{stored}" if owner else stored))
 
 
 @contextlib.contextmanager

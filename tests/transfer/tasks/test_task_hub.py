@@ -5,16 +5,14 @@ from __future__ import annotations
 import http.server
 import json
 import shutil
-import socket
 import threading
-import time
 
 import datasets
 import datasets.config
 import pytest
 
 from transfer.errors import DataError, UnknownNameError
-from transfer.tasks import catalogue, load_task, reach
+from transfer.tasks import catalogue, load_task
 
 load_dataset = datasets.load_dataset
 
@@ -53,17 +51,6 @@ def hub(tmp_path, monkeypatch):
     yield upload
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture
-def silent(monkeypatch):
-    """An endpoint that takes connections and never answers."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
-    yield
-    listener.close()
 
 
 def made(features=None, **columns):
@@ -239,49 +226,55 @@ def test_a_split_or_column_that_the_hub_renamed_is_a_clear_error(hub):
         load_task("boolq", source="hub")
 
 
+def configured(folder, monkeypatch, names):
+    """A dataset at `folder` that has configurations, which its card names."""
+    lines = ["---", "configs:"]
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        made(text=[f"{name} {i}" for i in range(20)], label=["a", "b"] * 10).to_parquet(folder / name / "train.parquet")
+        lines += [f"- config_name: {name}", f"  data_files: {name}/train.parquet"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
+
+    def local(path, config=None, **arguments):
+        return load_dataset(str(folder), config, cache_dir=str(folder.parent / "cache"), **arguments)
+
+    monkeypatch.setattr(datasets, "load_dataset", local)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [("some/glue", "some/glue has 2 configurations"), ("some/glue:sst", "some/glue has no configuration 'sst'")],
+)
+def test_a_configuration_that_is_missing_or_wrong_lists_those_there_are(asked, message, hub, tmp_path, monkeypatch):
+    configured(tmp_path / "glue", monkeypatch, ["cola", "sst2"])
+    with pytest.raises(DataError, match=message) as caught:
+        load_task(asked, source="hub")
+    assert caught.value.found == "cola, sst2"
+    assert caught.value.hint == "say which: --source hub --target some/glue:cola"
+    assert load_task("some/glue:sst2", source="hub").train[0]["input"].startswith("text: sst2")
+
+
+def test_a_dataset_outside_the_catalogue_that_is_not_handed_out_says_so(hub):
+    with pytest.raises(DataError, match="the Hub's dataset some/thing is out of reach") as caught:
+        load_task("some/thing", source="hub")
+    assert "cannot load some/thing" in caught.value.found
+    assert caught.value.hint == "download its files and give a path"
+
+
+def test_labels_that_are_hidden_in_a_dataset_outside_the_catalogue(hub):
+    features = {"text": TEXT, "label": datasets.ClassLabel(names=["ham", "spam"])}
+    split = made(features, text=[f"t{i}" for i in range(40)], label=[0, 1] * 20)
+    hidden = made(features, text=[f"u{i}" for i in range(9)], label=[-1] * 9)
+    hub("someone/mail", train=split, validation=split, test=hidden)
+    task = load_task("someone/mail", source="hub")
+    assert task.sizes == {"train": 36, "dev": 40, "test": 4}
+    assert "test: no row has a label, so it counts as missing" in task.notes
+
+
 def test_what_the_hub_does_not_hand_out_falls_back_to_the_sample(hub):
     task = load_task("boolq")
     assert task.origin == "sample"
     assert "cannot load google/boolq" in task.notes[0]
-
-
-def test_a_silent_hub_is_noticed_in_time(silent):
-    start = time.monotonic()
-    assert reach.why_unreachable(wait=0.3) == "no answer within 0.3 s"
-    assert time.monotonic() - start < 2
-    task = load_task("boolq")
-    assert task.origin == "sample"
-    assert "no answer within 0.3 s" in task.notes[0]
-
-
-def test_the_default_wait_is_under_five_seconds():
-    assert reach._WAIT_SECONDS < 5
-
-
-def test_a_name_server_that_hangs_is_noticed_in_time(monkeypatch):
-    def hang(*_, **__):
-        time.sleep(5)
-        raise socket.gaierror("no answer")
-
-    monkeypatch.setattr(socket, "getaddrinfo", hang)
-    start = time.monotonic()
-    assert "no answer" in reach.why_unreachable("http://nowhere.invalid", wait=0.3)
-    assert time.monotonic() - start < 2
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://nowhere.invalid", "not a url"])
-def test_a_hub_that_is_not_there_says_why(url, monkeypatch):
-    monkeypatch.setenv("no_proxy", "*")
-    assert reach.why_unreachable(url)
-
-
-def test_offline_mode_asks_nobody(monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(reach, "_ask", None)
-    with pytest.raises(DataError, match="task 'rte' is known but out of reach") as caught:
-        load_task("rte")
-    assert "offline mode is on" in caught.value.found
-    assert "TRANSFER_TASKS" in caught.value.hint
 
 
 def test_offline_mode_still_finds_the_local_cache(tmp_path, monkeypatch):
