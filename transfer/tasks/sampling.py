@@ -96,4 +96,5 @@ def _cut(groups: list[list[int]], shares: Sequence[float]) -> list[list[int]]:
 
 
 def _bare(text: str) -> str:
-    return re.sub(r"\W+", " ", text.casefold()).strip()
+    folded = text.casefold().strip()
+    return re.sub(r"\W+", " ", folded).strip() or folded  # a text of symbols alone has only these

@@ -70,6 +70,14 @@ def test_rows_that_differ_in_case_and_punctuation_stay_together():
         assert all((i ^ 1) in part for i in part)
 
 
+def test_texts_of_symbols_alone_are_told_apart():
+    rows = Rows(["!" * (1 + i // 2) for i in range(60)], [["a", "b"]] * 60, [0, 1] * 30)
+    parts = divide(rows, [0.8, 0.1, 0.1])
+    assert all(parts)
+    for part in parts:
+        assert all((i ^ 1) in part for i in part)
+
+
 def test_too_few_different_rows_cannot_be_divided():
     with pytest.raises(ValueError, match="1 different inputs"):
         divide(Rows(["a"] * 10, [["a", "b"]] * 10, [0] * 10), [0.8, 0.1, 0.1])
