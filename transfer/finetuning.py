@@ -15,7 +15,7 @@ from transfer.backbones.backbone import Backbone
 from transfer.deltas import METHODS
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
-from transfer.errors import ConfigError
+from transfer.errors import ConfigError, SourceError
 from transfer.evaluation import Evaluation, check_choices, check_split, evaluate
 from transfer.keeping import KEEPS, KeepSettings, keep_start
 from transfer.keeping.choosing import check_keep
@@ -120,8 +120,8 @@ def finetune(
             the start knows, by name in `transfer.keeping.KEEPS`. All of them take scratch as the start, too.
         folds: Choose by cross-validation over train and dev together, then train on all of them.
         others: Further starts for "soup" and "greedy-soup"; they share the start draw, the method and the places.
-        sources: For "mixing" and "mixing-rest": the modules that are mixed in; None takes those that an
-            initialization scored, else those of `zoo`.
+        sources: For "mixing", "mixing-rest" and "auto": the modules that are mixed in; None takes those that an
+            initialization scored, else those of `zoo`. Without any, "auto" tries its other ways.
         exclude: Task names and ids that are no sources, beside the target's own task.
         keep_settings: What the ways of keeping choose among.
         folder: For checkpoints: a killed run goes on from the last when called again with the same folder.
@@ -166,10 +166,15 @@ def finetune(
     )
     modules: list[Module] = []
     origin: Mapping[str, Tensor] = {}
-    if KEEPS.get(keep).sources:
+    way = KEEPS.get(keep)
+    if way.sources:
         there = searched if sources is None else list(sources)
         among = None if sources is not None else _scored(start)
-        modules, origin = mixing_sources(begin, backbone, there, (task.name, *exclude), among)
+        try:
+            modules, origin = mixing_sources(begin, backbone, there, (task.name, *exclude), among)
+        except SourceError:
+            if not way.optional:
+                raise
     before = evaluate(task, backbone, delta, split) if measure_start else None
     sparsified = None
     kept: dict[str, Any] = {}

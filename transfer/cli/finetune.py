@@ -42,7 +42,7 @@ def finetune(
         typer.Option(
             "--keep",
             help="best (by dev, the start too) or last; to keep the head start: l2-sp, interpolate, average, "
-            "soup, greedy-soup, mixing, mixing-rest.",
+            "soup, greedy-soup, mixing, mixing-rest, or auto, the best of most of them.",
         ),
     ] = "best",
     folds: Annotated[

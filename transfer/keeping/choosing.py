@@ -62,7 +62,7 @@ def check_keep(keep: str, n_train: int, n_dev: int, folds: int | None, others: i
         raise ConfigError(f"keep {keep!r} chooses on dev, and the target has no dev examples", hint=hint)
     if others and not kind.starts:
         raise ConfigError(f"keep {keep!r} takes one start, got {others + 1}", hint="--keep soup or greedy-soup")
-    if kind.sources and getattr(method, "reparameterisation", None):
+    if kind.sources and not kind.optional and getattr(method, "reparameterisation", None):
         raise ConfigError(f"keep {keep!r} takes a prefix as it is stored", hint="Prefix() without reparameterisation")
 
 

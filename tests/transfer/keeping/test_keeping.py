@@ -205,6 +205,46 @@ def test_mixing_moves_within_the_span_of_the_modules_and_the_rest_out_of_it_by_a
     assert max(ranks) == 1
 
 
+def test_auto_has_the_candidates_of_its_ways_and_takes_the_best_of_all(work):
+    made, train, dev = work
+    alone = {name: keep_start(made, name, train, dev) for name in ("interpolate", "average", "l2-sp", "mixing")}
+    expected: dict[str, float] = {}
+    for name, found in alone.items():
+        prefix = "mixing, " if name == "mixing" else ""
+        expected |= {prefix + label: loss for label, loss in found.about["candidates"].items()}
+    found = keep_start(made, "auto", train, dev)
+    assert found.about["candidates"] == pytest.approx(expected, abs=1e-6)
+    assert found.about["candidates"][found.chosen] == min(found.about["candidates"].values())
+    # One tune for the first three, three with a pull, one of mixing.
+    assert found.steps == alone["average"].steps + alone["l2-sp"].steps + alone["mixing"].steps
+    winner = min(alone.values(), key=lambda one: one.about["candidates"][one.chosen])
+    assert equal(found.tensors, winner.tensors)
+
+
+def test_auto_does_without_modules_where_there_are_none(work, small_zoo):
+    made, train, dev = work
+    found = keep_start(dataclasses.replace(made, sources=()), "auto", train, dev)
+    assert not any(label.startswith("mixing") for label in found.about["candidates"])
+    backbone, _ = small_zoo()
+    tuned = finetune(small.toy_target(), backbone, keep="auto", sources=(), **QUICK)
+    assert tuned.kept["candidates"]["step 0"] is not None
+    assert "sources" not in tuned.kept
+
+
+@pytest.mark.parametrize(
+    ("chosen", "ways"),
+    [("mixing, step 2", ("mixing",)), ("pull 0.01, step 2", ("l2-sp",)), ("share 0.5", ("interpolate", "average"))],
+)
+def test_after_folds_auto_goes_the_chosen_way_alone(chosen, ways, work):
+    made, train, _ = work
+    way = KEEPS.get("auto")()
+    settings = way.narrowed(made.keep, chosen)
+    assert settings.ways == ways
+    again = way.trial(dataclasses.replace(made, keep=settings), train, None, "all").tensors
+    assert chosen in again
+    assert not any(label.startswith("pull 0.1,") for label in again)
+
+
 # ---- cross-validation
 
 
@@ -233,6 +273,14 @@ def test_folds_choose_by_the_mean_loss_and_train_on_everything(work):
     assert found.chosen == f"step {step}"
     assert equal(found.tensors, path_of(whole, rows, None)[0][step])
     assert found.steps == 18
+
+
+def test_auto_is_chosen_by_folds_too(work):
+    made, train, dev = work
+    found = keep_start(made, "auto", train, dev, folds=2)
+    assert found.about["candidates"][found.chosen] == min(found.about["candidates"].values())
+    with pytest.raises(ConfigError, match="auto does not try soup"):
+        KeepSettings(ways=("average", "soup"))
 
 
 def test_folds_need_no_dev_split(small_zoo):
