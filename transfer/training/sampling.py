@@ -33,7 +33,11 @@ class LengthBatches(Sampler[list[int]]):
         batches: list[list[int]] = []
         for start in range(0, len(order), pool):
             part = order[start : start + pool]
+            # The short batch is a step as any other, so its rows weigh more: they are drawn, whatever their lengths.
+            short = len(part) % self.batch_size
+            rest, part = part[:short], part[short:]
             part = part[np.argsort(self.lengths[part], kind="stable")]
             batches += [part[i : i + self.batch_size].tolist() for i in range(0, len(part), self.batch_size)]
+            batches += [rest.tolist()] if short else []
         for number in random.permutation(len(batches)):
             yield batches[number]

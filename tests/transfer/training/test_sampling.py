@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +43,20 @@ def test_epochs_and_seeds_have_different_orders():
     sampler.set_epoch(1)
     assert list(sampler) != first
     assert list(LengthBatches(lengths, 4, 1)) != first
+
+
+def test_in_the_long_run_an_example_weighs_the_same_whatever_its_length():
+    for n, size in [(17, 16), (50, 16), (7, 8), (POOL * 2 + 1, 2)]:
+        sampler, weights = LengthBatches(range(n), size, 0), np.zeros(n)
+        epochs = 4000 if n < POOL * 2 else 1000
+        for epoch in range(epochs):
+            sampler.set_epoch(epoch)
+            for batch in sampler:
+                weights[batch] += 1 / len(batch) / len(sampler) / epochs
+        assert weights.sum() == pytest.approx(1)
+        thirds = [part.mean() * n for part in np.array_split(weights, 3)]
+        assert thirds == pytest.approx([1, 1, 1], abs=0.1)
+        assert weights[-1] * n == pytest.approx(1, abs=0.25)
 
 
 def test_a_batch_holds_about_equal_lengths():
