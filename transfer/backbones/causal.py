@@ -15,7 +15,7 @@ from transfer.backbones.encoder import mean_pool
 from transfer.backbones.encoding import Encoded, encode_texts, pad, with_modules
 from transfer.backbones.fingerprints import base_of
 from transfer.backbones.generative import IGNORED, GenerativeBackbone, answers, token_log_likelihood
-from transfer.backbones.positions import n_positions
+from transfer.backbones.positions import n_positions, positions_taken
 from transfer.errors import ConfigError
 
 ANSWER_MARK = "\nanswer:"  # stands between prompt and answer, so that a task's inputs need no ending of their own
@@ -116,6 +116,7 @@ class CausalBackbone(GenerativeBackbone):
         rows = list(examples)
         room, known = self.max_length, n_positions(self.model)
         if known is not None:
+            known -= positions_taken(self._deltas())
             max_new_tokens = min(max_new_tokens, known // 2)
             room = min(room, known - max_new_tokens)
         prompts = self._prompts(rows, [room] * len(rows), fields)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from transfer.backbones.backbone import Backbone, Example
 from transfer.backbones.carrier import Numbers
 from transfer.backbones.encoding import Encoded, buckets, label_of, pad
+from transfer.errors import ConfigError
 
 IGNORED = -100  # the target id that counts for nothing, as in torch and transformers
 
@@ -32,6 +36,11 @@ def token_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
 
 class GenerativeBackbone(Backbone):
     """The loss is the mean token cross-entropy of the right answer; logits are mean token log-likelihoods."""
+
+    @property
+    def first_token(self) -> int | None:
+        """The id that a decoder begins with; None where the prompt is continued."""
+        return None
 
     def rows_at_once(self, columns: int) -> int:
         """See `Backbone.rows_at_once`: every choice is a row of the forward pass, with logits over the vocabulary."""
@@ -71,22 +80,48 @@ class GenerativeBackbone(Backbone):
     def continued(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, left: bool = False, modules: Numbers = None
     ) -> list[str]:
-        """Greedy output for each prompt. With `left`, padding stands left and the prompt is taken off the output."""
+        """Greedy output for each prompt. With `left`, padding stands left and the prompt is taken off the output.
+
+        Raises:
+            ConfigError: `max_new_tokens` is too small.
+        """
+        if max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         pad_id = self.tokenizer.pad_token_id
         result = [""] * len(prompts)
-        with self.scoring(), self.autocast():
+        with self.scoring(), self.autocast(), self._greedy(max_new_tokens) as settings:
             for index in buckets([len(row) for row in prompts], self.batch_size):
                 ids, mask = pad([prompts[i] for i in index], pad_id, left=left)
                 with self.routed(None if modules is None else [modules[i] for i in index]):
                     found = self.model.generate(  # type: ignore[operator]
                         **self.to_device({"input_ids": ids, "attention_mask": mask}),
-                        do_sample=False,
-                        num_beams=1,
-                        max_new_tokens=max_new_tokens,
-                        pad_token_id=pad_id,
+                        generation_config=settings,
                     )
                 found = found[:, ids.shape[1] :] if left else found
                 texts = self.tokenizer.batch_decode(found, skip_special_tokens=True)
                 for place, text in zip(index, texts, strict=True):
                     result[place] = text.strip()
         return result
+
+    @contextlib.contextmanager
+    def _greedy(self, max_new_tokens: int) -> Iterator[GenerationConfig]:
+        """Greedy decoding that begins and ends as in training; inside the block the model has no settings of its own.
+
+        Those would fill in whatever is None here: a forced first token, say, or words that are held back.
+        """
+        model: Any = self.model
+        own = model.generation_config
+        known = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+        settings = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=sorted({self.tokenizer.eos_token_id, *known} - {None}) or None,
+            decoder_start_token_id=self.first_token,
+        )
+        model.generation_config = settings
+        try:
+            yield settings
+        finally:
+            model.generation_config = own

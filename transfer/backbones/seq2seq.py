@@ -22,6 +22,13 @@ class Seq2SeqBackbone(GenerativeBackbone):
 
     kind = "seq2seq"
 
+    @property
+    def first_token(self) -> int:
+        """The model's start token; where it names none, the padding."""
+        config: Any = self.model.config
+        found = (config.decoder_start_token_id, config.pad_token_id, 0)
+        return next(int(token) for token in found if token is not None)
+
     def encode(self, examples: Iterable[Example], fields: Sequence[str] = ()) -> list[Encoded]:
         """See `Backbone.encode`; a choice ends with the end-of-sequence token."""
         rows = list(examples)
@@ -73,13 +80,10 @@ class Seq2SeqBackbone(GenerativeBackbone):
         return encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
 
     def _shifted(self, targets: Tensor) -> Tensor:
-        """Decoder inputs: the targets moved right by one, begun with the model's start token."""
+        """Decoder inputs: the targets moved right by one, begun with the first token."""
         config: Any = self.model.config
-        start = config.decoder_start_token_id
-        if start is None:
-            start = config.pad_token_id if config.pad_token_id is not None else 0
         pad_id = config.pad_token_id if config.pad_token_id is not None else 0
-        moved = torch.full_like(targets, start)
+        moved = torch.full_like(targets, self.first_token)
         moved[:, 1:] = targets[:, :-1]
         return moved.masked_fill(moved == IGNORED, pad_id)
 

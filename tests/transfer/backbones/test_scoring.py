@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from transfer.backbones.causal import ANSWER_MARK
 from transfer.backbones.encoding import Encoded
-from transfer.deltas import LoRA
+from transfer.deltas import Delta, LoRA, Prefix, SoftPrompt
 from transfer.errors import BackboneError, ConfigError, DataError
 
 every = pytest.mark.parametrize("backbone", tiny.ARCHITECTURES, indirect=True)
@@ -252,19 +252,38 @@ def test_bf16_is_close_to_fp32(backbone, mixed_rows):
         backbone.precision = "fp32"
 
 
-@generative
-def test_generate_is_that_of_transformers(backbone):
-    rows = [{"input": text} for text in ("text: a warm film", "x", "question: is the harbour open in winter")]
-    found = backbone.generate(rows, max_new_tokens=6)
-    for row, text in zip(rows, found, strict=True):
-        ids = backbone.tokenizer(row["input"])["input_ids"]
-        if backbone.kind == "causal":
-            ids = backbone.tokenizer(row["input"] + ANSWER_MARK)["input_ids"]
-        batch = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+def continued_by_hand(backbone, text, most):
+    """The likeliest token after what stands there, again and again."""
+    causal = backbone.kind == "causal"
+    ids = backbone.tokenizer(text + ANSWER_MARK if causal else text)["input_ids"]
+    out = [] if causal else [backbone.model.config.decoder_start_token_id]
+    first = len(out)
+    while len(out) < first + most and out[first:][-1:] != [backbone.tokenizer.eos_token_id]:
+        read = {"input_ids": [ids + out]} if causal else {"input_ids": [ids], "decoder_input_ids": [out]}
         with torch.inference_mode():
-            out = backbone.model.generate(**batch, do_sample=False, max_new_tokens=6, pad_token_id=1)
-        out = out[:, len(ids) :] if backbone.kind == "causal" else out
-        assert text == backbone.tokenizer.decode(out[0], skip_special_tokens=True).strip()
+            logits = backbone.model(**{name: torch.tensor(value) for name, value in read.items()}).logits
+        out.append(int(logits[0, -1].argmax()))
+    return backbone.tokenizer.decode(out[first:], skip_special_tokens=True).strip()
+
+
+@generative
+def test_generate_is_greedy_whatever_the_model_is_set_to(backbone, monkeypatch):
+    rows = [{"input": text} for text in ("text: a warm film", "x", "question: is the harbour open in winter")]
+    wanted = [continued_by_hand(backbone, row["input"], 6) for row in rows]
+    assert backbone.generate(rows, max_new_tokens=6) == wanted
+    settings = backbone.model.generation_config
+    monkeypatch.setattr(settings, "repetition_penalty", 9.0)
+    monkeypatch.setattr(settings, "no_repeat_ngram_size", 1)
+    monkeypatch.setattr(settings, "min_new_tokens", 6)
+    monkeypatch.setattr(settings, "forced_bos_token_id", 0)  # as a published BART has
+    assert backbone.generate(rows, max_new_tokens=6) == wanted
+    assert backbone.model.generation_config is settings
+
+
+@generative
+def test_no_new_tokens_are_a_config_error(backbone):
+    with pytest.raises(ConfigError, match="max_new_tokens must be at least 1"):
+        backbone.generate([{"input": "a"}], max_new_tokens=0)
 
 
 @generative
@@ -275,6 +294,17 @@ def test_generate_stays_within_the_positions(backbone):
         assert len(backbone.generate([{"input": "warm and funny " * 80}], max_new_tokens=200)) == 1
     finally:
         backbone.max_length = usual
+
+
+@causal
+def test_generate_leaves_room_for_the_positions_of_a_delta(backbone, monkeypatch):
+    monkeypatch.setattr(backbone, "max_length", 160)
+    tensors = Prefix().draw(backbone.model)
+    for method in (Prefix(), SoftPrompt()):
+        with backbone.use(method):
+            assert len(backbone.generate([{"input": "warm and funny " * 80}], max_new_tokens=64)) == 1
+    with backbone.serve([Delta(Prefix(), tensors)]) as server:
+        assert len(server.generate([{"input": "warm and funny " * 80}] * 2, [0, None], max_new_tokens=64)) == 2
 
 
 @encoders
