@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 # (or the end). "can a tree have more than one trunk context: ..." shows why the words cannot be read off one row:
 # only what every row has in common tells that the mark is "context" and not "one trunk context".
 _COLON = re.compile(r":(?=\s|$)")
-_WORD = re.compile(r"[^\W_][\w-]*$")
+_WORD = re.compile(r"[^\W_][\w-]*")
 _LONGEST = 3
 _REACH = 240  # characters before a colon in which its mark is looked for
 
@@ -96,21 +96,21 @@ def _marks(text: str) -> tuple[set[str], str | None]:
     marks: set[str] = set()
     first: str | None = None
     for colon in _COLON.finditer(text):
-        begin = max(0, colon.start() - _REACH)
-        name, rest = "", text[begin : colon.start()]
+        name, end = "", colon.start()
+        begin = max(0, end - _REACH)
         for _ in range(_LONGEST):
-            word = _WORD.search(rest)
-            if word is None or (begin + word.start() > 0 and not text[begin + word.start() - 1].isspace()):
+            start = end - sum(map(len, text[begin:end].rsplit(maxsplit=1)[-1:]))  # of the last word
+            if not _WORD.fullmatch(text, start, end) or (start > 0 and not text[start - 1].isspace()):
                 break
-            name = f"{word.group()} {name}".rstrip()
+            name = f"{text[start:end]} {name}".rstrip()
             if name[0].isalpha():
                 marks.add(name)
-            if begin + word.start() == 0:
+            if start == 0:
                 first = first or (name if name[0].isalpha() else None)
                 break
-            if text[begin + word.start() - 1] != " ":
+            if text[start - 1] != " ":
                 break
-            rest = rest[: max(0, word.start() - 1)]
+            end = start - 1
     return marks, first
 
 

@@ -115,7 +115,8 @@ def _splits(built: Examples, found: Found) -> tuple[dict[str, Rows], list[str]]:
 
 def _divide(rows: Rows, shares: Sequence[float], built: Examples, found: Found) -> list[list[int]]:
     try:
-        return divide(rows if built.kind != "multiple_choice" else replace(rows, labels=None), shares)
+        even = rows if built.kind != "multiple_choice" else replace(rows, labels=None)
+        return divide(even, shares, fields=find_fields(rows.inputs, built.marks))
     except ValueError as error:
         table = next(iter(found.tables.values()))
         raise DataError(

@@ -48,7 +48,7 @@ def draw(labels: Sequence[int], n: int, seed: int, salt: str = "") -> list[int]:
     return drawn[:n]
 
 
-def divide(rows: Rows, shares: Sequence[float], seed: int = SPLIT_SEED) -> list[list[int]]:
+def divide(rows: Rows, shares: Sequence[float], seed: int = SPLIT_SEED, fields: Sequence[str] = ()) -> list[list[int]]:
     """Divide rows into parts with about the same mix of labels; each part's indices keep the order of the rows.
 
     Rows with the same input (but for case and punctuation) go into one part, so no part gives another's answers away.
@@ -56,13 +56,16 @@ def divide(rows: Rows, shares: Sequence[float], seed: int = SPLIT_SEED) -> list[
     Args:
         rows: At least as many different inputs as there are shares.
         shares: Share of each part, each above 0, sum 1. Every part gets at least one row.
+        fields: The marks that every input has: an input with no other word is told by its symbols.
 
     Raises:
         ValueError: fewer different inputs than parts.
     """
     groups: dict[str, list[int]] = defaultdict(list)
+    wordless = _bare(" ".join(fields))
     for index, text in enumerate(rows.inputs):
-        groups[_bare(text)].append(index)
+        bare = _bare(text)
+        groups[text if bare == wordless else bare].append(index)
     if len(groups) < len(shares):
         raise ValueError(f"{len(groups)} different inputs cannot be divided into {len(shares)} parts")
     by_label: dict[int, list[list[int]]] = defaultdict(list)
@@ -96,5 +99,4 @@ def _cut(groups: list[list[int]], shares: Sequence[float]) -> list[list[int]]:
 
 
 def _bare(text: str) -> str:
-    folded = text.casefold().strip()
-    return re.sub(r"\W+", " ", folded).strip() or folded  # a text of symbols alone has only these
+    return re.sub(r"\W+", " ", text.casefold()).strip()

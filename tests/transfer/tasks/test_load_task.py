@@ -127,6 +127,12 @@ def test_a_split_column_without_train_is_told(tmp_path):
     assert task.notes[0] == "the column 'split' is not followed: it says train on no row"
 
 
+@pytest.mark.parametrize("column", ["text", "phrase", "input"])
+def test_rows_of_symbols_alone_can_be_split(column, tmp_path):
+    made = [{column: "😀😡🎉🔥"[i % 4] * (1 + i // 4), "label": "ab"[i % 2]} for i in range(40)]
+    assert load_task(str(write_jsonl(tmp_path / "t.jsonl", made))).sizes == {"train": 32, "dev": 4, "test": 4}
+
+
 def test_missing_splits_are_taken_off_train_and_told(folder):
     (folder / "test.jsonl").unlink()
     task = load_task(str(folder))

@@ -70,9 +70,10 @@ def test_rows_that_differ_in_case_and_punctuation_stay_together():
         assert all((i ^ 1) in part for i in part)
 
 
-def test_texts_of_symbols_alone_are_told_apart():
-    rows = Rows(["!" * (1 + i // 2) for i in range(60)], [["a", "b"]] * 60, [0, 1] * 30)
-    parts = divide(rows, [0.8, 0.1, 0.1])
+@pytest.mark.parametrize(("opening", "fields"), [("", ()), ("text: ", ("text",)), ("title: text: ", ("title", "text"))])
+def test_texts_of_symbols_alone_are_told_apart(opening, fields):
+    rows = Rows([opening + "!" * (1 + i // 2) for i in range(60)], [["a", "b"]] * 60, [0, 1] * 30)
+    parts = divide(rows, [0.8, 0.1, 0.1], fields=fields)
     assert all(parts)
     for part in parts:
         assert all((i ^ 1) in part for i in part)
