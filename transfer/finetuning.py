@@ -26,7 +26,7 @@ from transfer.training.measuring import measure
 from transfer.training.schedules import XiSchedule
 from transfer.training.settings import TuneSettings
 from transfer.training.sparsifying import Sparsified, sparsify
-from transfer.training.tuning import Tuned, tune
+from transfer.training.tuning import Tuned, gradients_on, tune
 from zoo import Card, Module, Zoo, ZooView
 from zoo.tensors import digest
 
@@ -79,6 +79,7 @@ class Finetuned:
         return save_module(self.module, Path(folder), replace)
 
 
+@gradients_on()
 def finetune(
     target: Task | str,
     backbone: Backbone | None = None,
@@ -98,7 +99,7 @@ def finetune(
     sources: Iterable[Module] | None = None,
     exclude: Iterable[str] = (),
     keep_settings: KeepSettings | None = None,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     zoo: Any = None,
     add_to: Any = None,
     split: str = "test",
@@ -188,7 +189,7 @@ def finetune(
             others=[OtherStart(name, other.tensors) for other, name, _ in further],
             sources=modules,
             origin=origin,
-            folder=folder,
+            folder=None if folder is None else Path(folder),
             name=f"{task.name} from {named}",
         )
         tuned, kept = _tuned(work, task, keep, folds)

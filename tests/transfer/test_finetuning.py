@@ -276,6 +276,15 @@ def test_a_start_of_another_backbone_is_refused(small_zoo, tmp_path):
     assert foreign.delta is None
 
 
+@pytest.mark.parametrize("keep", ["best", "mixing"])
+def test_a_caller_may_have_turned_gradients_off(keep, small_zoo, tmp_path):
+    backbone, zoo = small_zoo()
+    run = {"keep": keep, "zoo": zoo, **QUICK}
+    with torch.inference_mode():
+        found = finetune(small.toy_target(), backbone, add_to=Zoo(tmp_path / "zoo"), **run)
+    assert found.module.id == finetune(small.toy_target(), backbone, **run).module.id
+
+
 def test_a_split_that_cannot_be_measured_is_refused_before_any_work(small_zoo, tmp_path):
     backbone, zoo = small_zoo()
     task, run = small.toy_target(), {"folder": tmp_path / "run", "zoo": zoo, **QUICK}

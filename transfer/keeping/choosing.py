@@ -14,7 +14,7 @@ from transfer.keeping import KEEPS
 from transfer.keeping.keep import Keep, Tensors, Trial
 from transfer.keeping.work import Work
 from transfer.training.run_folder import check_same_run, digest_of_rows, digest_of_tensors, kept_unless_diverged
-from transfer.training.tuning import check_labels
+from transfer.training.tuning import check_labels, gradients_on
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def check_keep(keep: str, n_train: int, n_dev: int, folds: int | None, others: i
         raise ConfigError(f"keep {keep!r} takes a prefix as it is stored", hint="Prefix() without reparameterisation")
 
 
+@gradients_on()
 def keep_start(
     work: Work, keep: str, train: Sequence[Encoded], dev: Sequence[Encoded] | None, folds: int | None = None
 ) -> Kept:

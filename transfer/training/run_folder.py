@@ -30,12 +30,23 @@ def check_same_run(folder: Path, run: Mapping[str, Any]) -> None:
     """Leave a note of the run in the folder, or hold the run against the note that is there.
 
     Raises:
-        ConfigError: the folder belongs to a run with other settings, start or data.
+        ConfigError: the folder cannot be made, holds what another program wrote, or belongs to a run with other
+            settings, start or data.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be a folder for checkpoints", found=error.strerror, hint="another folder"
+        ) from error
     note = folder / NOTE
     mine = json.loads(json.dumps(run, default=str))
     if not note.exists():
+        foreign = sorted(path.name for path in [*folder.glob("checkpoint-*"), *folder.glob(BEST)])
+        if foreign:  # they would be read as ours, and deleted in time
+            raise ConfigError(
+                f"{folder} holds checkpoints of another program", found=", ".join(foreign[:4]), hint="another folder"
+            )
         part = folder / f".{NOTE}"
         part.write_text(json.dumps(mine, sort_keys=True, indent=1), encoding="utf-8")
         os.replace(part, note)
@@ -55,13 +66,14 @@ def check_same_run(folder: Path, run: Mapping[str, Any]) -> None:
 
 def forget(folder: Path) -> None:
     """Delete what a run wrote, and the folder where nothing else lies in it: it may be the caller's own."""
-    for path in [*folder.glob("checkpoint-*"), folder / SNAPSHOTS, folder / NOTE, folder / f".{NOTE}", folder / BEST]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    for path in folder.glob("checkpoint-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    own = [path for path in (folder / SNAPSHOTS).glob("*.safetensors") if path.stem.lstrip(".").isdigit()]
+    for path in [*own, folder / NOTE, folder / f".{NOTE}", folder / BEST, folder / f".{BEST}"]:
+        path.unlink(missing_ok=True)
+    for path in (folder / SNAPSHOTS, folder):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 @contextlib.contextmanager

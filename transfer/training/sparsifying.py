@@ -102,7 +102,7 @@ def sparsify(
     dev: Sequence[Encoded],
     settings: TuneSettings | None = None,
     remembered: Sequence[Encoded] | None = None,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     description: str = "tuning",
 ) -> Sparsified:
     """Train at xi = 0, then at every further xi of the schedule, each time from where the last ended.
@@ -135,7 +135,7 @@ def sparsify(
     folders: list[Path] = []
     for number, xi in enumerate(schedule.values):
         at = replace(method, xi=xi)
-        own = None if folder is None else folder / f"stage-{number:02d}"
+        own = None if folder is None else Path(folder) / f"stage-{number:02d}"
         if own is not None:
             folders.append(own)
         with kept_unless_diverged(folders):

@@ -14,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
+from transfer.errors import BackboneError
 from transfer.training.measuring import measure
 from transfer.training.run_folder import Best, Snapshots
 from transfer.training.sampling import LengthBatches
@@ -116,7 +117,11 @@ def make_trainer(
     fresh: bool,
     report: Callable[[int], None],
 ) -> TuneTrainer:
-    """A Trainer for one tune. `fresh` is False for a run that goes on: its first measurement was made already."""
+    """A Trainer for one tune. `fresh` is False for a run that goes on: its first measurement was made already.
+
+    Raises:
+        BackboneError: the backbone is on a device that the Trainer would take it away from.
+    """
     every = min(settings.eval_every or settings.steps, settings.steps)
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -140,6 +145,7 @@ def make_trainer(
         use_cpu=backbone.device.type == "cpu",
         dataloader_pin_memory=False,
     )
+    _check_device(backbone.device, arguments.device)
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else the Trainer splits every batch over all cards, and the batch size changes
     trainer = TuneTrainer(
@@ -161,6 +167,18 @@ def make_trainer(
     if settings.patience is not None and dev is not None:
         trainer.add_callback(_Patience(settings.patience))
     return trainer
+
+
+def _check_device(own: torch.device, trained_on: torch.device) -> None:
+    """The Trainer moves a model to the first card that it sees, and leaves it there."""
+    if (own.type, own.index or 0) == (trained_on.type, trained_on.index or 0):
+        return
+    shown = f"CUDA_VISIBLE_DEVICES={own.index} in the environment, with device='cuda'"
+    raise BackboneError(
+        f"a backbone on {own} cannot be tuned there",
+        found=f"the Trainer of transformers works on {trained_on}",
+        hint=shown if own.type == "cuda" else f"load_backbone(..., device={trained_on.type!r})",
+    )
 
 
 class _AfterStep(TrainerCallback):

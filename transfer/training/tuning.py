@@ -54,6 +54,14 @@ class Tuned:
     settings: TuneSettings = field(repr=False)
 
 
+@contextlib.contextmanager
+def gradients_on() -> Iterator[None]:
+    """Inside the block, or a function so marked, gradients are computed, also where the caller has turned them off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@gradients_on()
 def tune(
     backbone: Backbone,
     method: Any,
@@ -65,7 +73,7 @@ def tune(
     keep: str = "best",
     pull: float = 0.0,
     snapshots: Snapshots | None = None,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     description: str = "tuning",
 ) -> Tuned:
     """Tune a delta from `tensors` on encoded training examples.
@@ -86,7 +94,8 @@ def tune(
         description: Of the progress bar.
     Raises:
         DataError: there is nothing to train on, or a row has no label.
-        ConfigError: the folder holds another run, or a reparameterised prefix is to be resumed.
+        BackboneError: the Trainer of transformers does not work on the backbone's device.
+        ConfigError: the folder holds another run or is none, or a reparameterised prefix is to be resumed.
         DivergedError: the tensors are no longer finite.
         DeltaError: the tensors do not fit the method on this backbone.
     """
@@ -95,6 +104,7 @@ def tune(
     if not (pull >= 0 and math.isfinite(pull)):
         raise ConfigError(f"pull must be at least 0, got {pull}")
     settings = settings or TuneSettings()
+    folder = None if folder is None else Path(folder)
     if not train:
         raise DataError("there are no training examples", hint="a task with a train split, or a larger --examples")
     if folder is not None and getattr(method, "reparameterisation", None):

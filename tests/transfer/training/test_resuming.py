@@ -16,7 +16,7 @@ import torch
 from transfer.deltas import LoRA
 from transfer.errors import ConfigError
 from transfer.training import TuneSettings, tune
-from transfer.training.run_folder import last_checkpoint
+from transfer.training.run_folder import Snapshots, forget, last_checkpoint
 
 METHOD = LoRA(rank=2, dropout=0.2)  # dropout: the random state has to go on, too
 SETTINGS = TuneSettings(steps=14, batch_size=4, learning_rate=1e-2, eval_every=3, seed=1)
@@ -144,6 +144,35 @@ def test_a_broken_note_is_refused_and_not_overwritten(tmp_path):
     with pytest.raises(ConfigError, match="holds another run"):
         run(tmp_path)
     assert (tmp_path / "run.json").read_text() == "{"
+
+
+@pytest.mark.parametrize("name", ["checkpoint-500", "best.safetensors"])
+def test_what_another_program_wrote_is_left_alone(tmp_path, name):
+    path = tmp_path / name
+    if name.startswith("checkpoint"):
+        path.mkdir()
+        (path / "optimizer.pt").write_text("foreign")
+    else:
+        path.write_text("foreign")
+    with pytest.raises(ConfigError, match="holds checkpoints of another program"):
+        run(tmp_path)
+    assert [found.name for found in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_may_be_text_and_a_file_is_none(tmp_path):
+    assert same(run(str(tmp_path / "run")), run(tmp_path / "run"))
+    (tmp_path / "file").write_text("text")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ConfigError, match="cannot be a folder for checkpoints"):
+            run(folder)
+
+
+def test_forgetting_leaves_what_others_wrote_among_the_snapshots(tmp_path):
+    kept = tmp_path / "snapshots"
+    Snapshots(kept).offer(3, {"weight": torch.ones(1)})
+    (kept / "of-the-caller.txt").write_text("text")
+    forget(tmp_path)
+    assert [path.name for path in kept.iterdir()] == ["of-the-caller.txt"]
 
 
 def test_without_dev_checkpoints_are_written_on_the_way(tmp_path):

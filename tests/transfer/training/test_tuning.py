@@ -10,8 +10,9 @@ import tiny
 import torch
 
 from transfer.deltas import METHODS, LoRA
-from transfer.errors import ConfigError, DataError, DeltaError, DivergedError
+from transfer.errors import BackboneError, ConfigError, DataError, DeltaError, DivergedError
 from transfer.training import TuneSettings, measure, tune
+from transfer.training.trainer import _check_device
 
 RATES = {"lora": 1e-2, "adapter": 1e-2, "prefix": 1e-1, "soft-prompt": 1e-1}
 
@@ -205,6 +206,30 @@ def test_a_tune_that_diverges_is_a_config_error(bert, rows):
         run(bert, rows[0], learning_rate=1e38, steps=4)
 
 
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_a_caller_may_have_turned_gradients_off(bert, rows, off):
+    with off():
+        tuned = run(bert, rows[0], dev=rows[1], steps=2)
+        assert not torch.is_grad_enabled()
+    again = run(bert, rows[0], dev=rows[1], steps=2)
+    assert tuned.history == again.history
+    assert all(torch.equal(tuned.tensors[name], tensor) for name, tensor in again.tensors.items())
+
+
+def test_a_backbone_is_not_taken_to_another_device(rows):
+    backbone = tiny.tiny_backbone("bert")
+    start = LoRA(rank=2).draw(backbone.model, 0)
+    backbone.model.to("meta")
+    with pytest.raises(BackboneError, match="a backbone on meta cannot be tuned there"):
+        tune(backbone, LoRA(rank=2), rows[0], tensors=start, settings=TuneSettings(steps=1))
+    assert backbone.device.type == "meta"
+    _check_device(torch.device("cuda:0"), torch.device("cuda:0"))
+    _check_device(torch.device("cpu"), torch.device("cpu"))
+    with pytest.raises(BackboneError, match="cuda:1 cannot be tuned") as caught:
+        _check_device(torch.device("cuda:1"), torch.device("cuda:0"))
+    assert "CUDA_VISIBLE_DEVICES=1" in caught.value.hint
+
+
 def test_an_unknown_keep_is_refused(bert, rows):
     with pytest.raises(ConfigError, match="keep must be"):
         run(bert, rows[0], keep="first")
@@ -219,7 +244,10 @@ def test_an_unknown_keep_is_refused(bert, rows):
         {"patience": 0},
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
+        {"learning_rate": float("inf")},
         {"weight_decay": -1.0},
+        {"weight_decay": float("nan")},
+        {"weight_decay": float("inf")},
     ],
 )
 def test_settings_outside_their_range_are_refused(wrong):
