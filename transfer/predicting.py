@@ -49,7 +49,7 @@ def predict(
         deltas: In place of `delta` one for each row, None for the bare backbone; such rows share batches.
     Raises:
         FingerprintError: the delta says that it was made for another backbone.
-        DataError: a row has no input, or some rows have choices and others none.
+        DataError: a row has no input, choices that are no texts, or none where others have some.
         ConfigError: `deltas` are not as many as the rows, or come beside a `delta`.
         DeltaError: a delta's method cannot be mixed with others in a batch.
     """
@@ -60,6 +60,13 @@ def predict(
         if not isinstance(row.get("input"), str):
             raise DataError(
                 f"row {number} has no input", found=", ".join(row), hint="a column named input, or --input-column"
+            )
+        choices = row.get("choices")
+        if choices is not None and not _are_texts(choices):
+            raise DataError(
+                f"the choices of row {number} are no list of texts",
+                found=repr(choices)[:80],
+                hint='"choices": ["no", "yes"]',
             )
     with_choices = [bool(row.get("choices")) for row in rows]
     if any(with_choices) and not all(with_choices):
@@ -75,6 +82,10 @@ def predict(
         return _answers(rows, backbone, fields, any(with_choices))
     with backbone.use(resolved):
         return _answers(rows, backbone, fields, any(with_choices), factors=[factor_of(delta)] * len(rows))
+
+
+def _are_texts(choices: Any) -> bool:
+    return isinstance(choices, list | tuple) and all(isinstance(choice, str) for choice in choices)
 
 
 def factor_of(delta: Any) -> float:

@@ -114,6 +114,12 @@ def test_choices_on_some_rows_only_are_refused(small_zoo):
         predict([ROWS[0], {"input": "a film"}], small_zoo()[0])
 
 
+@pytest.mark.parametrize("choices", [[1, 2], "yes", 3, ["no", None]])
+def test_choices_that_are_no_texts_are_refused(choices, small_zoo):
+    with pytest.raises(DataError, match="choices of row 2 are no list of texts"):
+        predict([ROWS[0], {"input": "a film", "choices": choices}], small_zoo()[0])
+
+
 def test_an_encoder_cannot_generate(small_zoo):
     with pytest.raises(BackboneError, match="cannot generate"):
         predict([{"input": "a film"}], small_zoo()[0])

@@ -202,12 +202,17 @@ class Backbone(Carrier):
             fields: The task's.
             modules: Inside `serve`, the number of the module that answers each example.
         Raises:
-            DataError: an example has no choices.
+            DataError: an example has no choices, or a label that is none of them.
         """
         rows = self._encoded(examples, fields, modules)
         if not all(row.choices for row in rows):
             raise DataError(
                 "an example has no choices to score", hint="give each its choices, or an output for a generation task"
+            )
+        odd = next((row for row in rows if row.label >= len(row.choices)), None)
+        if odd is not None:
+            raise DataError(
+                f"an example has the label {odd.label}, but {len(odd.choices)} choices", hint="labels count from 0"
             )
         columns = max((len(row.choices) for row in rows), default=0)
         # Made outside `inference_mode`: such a tensor could never be used in a computation with gradients.

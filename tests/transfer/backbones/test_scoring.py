@@ -202,6 +202,14 @@ def test_examples_without_choices_cannot_be_scored(backbone):
 
 
 @every
+def test_a_label_that_is_none_of_the_choices_cannot_be_scored(backbone, mixed_rows):
+    odd = {"input": "x", "choices": ["no", "yes"], "label": 2}
+    for rows in ([odd], [*mixed_rows, odd]):
+        with pytest.raises(DataError, match="the label 2, but 2 choices"):
+            backbone.loss(rows)
+
+
+@every
 def test_no_examples_give_no_scores(backbone):
     logits, losses = backbone.outputs([])
     assert logits.shape == (0, 0)
