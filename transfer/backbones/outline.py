@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from transfer.backbones.loading import KINDS, folder_behind, kind_of
+from transfer.backbones.kinds import kind_of
+from transfer.backbones.loading import KINDS, folder_behind
 from transfer.errors import BackboneError, ConfigError
 
 

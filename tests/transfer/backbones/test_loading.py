@@ -11,12 +11,15 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
+    BertLMHeadModel,
     BertModel,
     GPT2Model,
     MPNetConfig,
     MPNetModel,
+    T5EncoderModel,
 )
 
 from transfer.backbones import load_backbone, loading, wrap_model
@@ -162,19 +165,17 @@ def test_code_of_a_stranger_is_not_run(bert_folder, tmp_path):
         load_backbone(bert_folder)
 
 
-def test_unknown_kind_precision_and_device_are_refused(bert_folder):
+def test_unknown_kind_and_precision_are_refused(bert_folder):
     with pytest.raises(UnknownNameError, match="did you mean 'encoder'"):
         load_backbone(bert_folder, kind="encoders")
     with pytest.raises(ConfigError, match="no precision 'fp8'"):
         load_backbone(bert_folder, precision="fp8")
-    with pytest.raises(ConfigError, match="no device 'gpu'"):
-        load_backbone(bert_folder, device="gpu")
 
 
-def test_a_device_that_is_not_there_is_refused(bert_folder, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="no device 'cuda'"):
-        load_backbone(bert_folder, device="cuda")
+@pytest.mark.parametrize("device", ["gpu", "meta", "cuda:99", "xpu:99", "vulkan", "hpu"])
+def test_a_device_that_is_not_there_is_refused(bert_folder, device):
+    with pytest.raises(ConfigError, match=f"no device '{device}'"):
+        load_backbone(bert_folder, device=device)
 
 
 def test_bf16_can_be_asked_for(bert_folder):
@@ -210,6 +211,42 @@ def test_a_model_without_a_head_cannot_be_causal():
     with pytest.raises(BackboneError, match="no head that gives tokens"):
         wrap_model(model, tiny.tokenizer_for("gpt2"), kind="causal")
     assert wrap_model(model, tiny.tokenizer_for("gpt2"), kind="encoder").kind == "encoder"
+
+
+@pytest.mark.parametrize(
+    ("arch", "kind", "why"),
+    [
+        ("t5", "encoder", "an encoder and a decoder"),
+        ("bart", "causal", "an encoder and a decoder"),
+        ("gpt2", "seq2seq", "no encoder beside a decoder"),
+    ],
+)
+def test_a_model_is_not_forced_to_be_of_another_kind(arch, kind, why, tmp_path):
+    model, tokenizer = tiny.tiny_model(arch), tiny.tokenizer_for(arch)
+    with pytest.raises(BackboneError, match=f"no {kind} model") as caught:
+        wrap_model(model, tokenizer, kind=kind)
+    assert why in caught.value.found
+    with pytest.raises(BackboneError):
+        load_backbone(save(tmp_path, model, arch), kind=kind)
+
+
+def test_what_reads_both_ways_is_causal_only_where_it_is_set_to_be(tmp_path):
+    config, tokenizer = tiny.tiny_model("bert").config, tiny.tokenizer_for("bert")
+    for cls in (BertForMaskedLM, BertLMHeadModel):
+        with pytest.raises(BackboneError, match=f"is a {cls.__name__}, no causal model"):
+            wrap_model(cls(config), tokenizer, kind="causal")
+    folder = save(tmp_path, BertForMaskedLM(config))
+    with pytest.raises(BackboneError, match="no causal model"):
+        load_backbone(folder, kind="causal")
+    assert load_backbone(folder).kind == "encoder"
+    turned = BertConfig(**{**config.to_dict(), "is_decoder": True})
+    assert torch.isfinite(wrap_model(BertLMHeadModel(turned).eval(), tokenizer).choice_logits(ROWS)).all()
+
+
+def test_the_encoder_of_an_encoder_decoder_is_an_encoder():
+    model = T5EncoderModel(tiny.tiny_model("t5").config).eval()
+    backbone = wrap_model(model, tiny.tokenizer_for("t5"), kind="encoder")
+    assert torch.isfinite(backbone.choice_logits(ROWS)).all()
 
 
 def test_a_tokenizer_without_padding_gets_the_end_token(tmp_path):
