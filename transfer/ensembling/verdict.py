@@ -135,8 +135,8 @@ def joint_reach(differences: np.ndarray) -> float:
         Westfall and Young 1993, Resampling-Based Multiple Testing (single-step max T).
 
     >>> one = np.random.default_rng(0).normal(size=(64, 1))
-    >>> 1.6 < joint_reach(one) < 1.8, joint_reach(np.repeat(one, 8, axis=1)) == joint_reach(one)
-    (True, True)
+    >>> f"{joint_reach(one):.1f} {joint_reach(np.repeat(one, 8, axis=1)):.1f}"  # eight times the same is one
+    '1.7 1.7'
     """
     from scipy import stats
 
