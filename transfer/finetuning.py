@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from transfer.backbones.backbone import Backbone
-from transfer.deltas import METHODS
+from transfer.cards import module_of
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.errors import ConfigError, SourceError
 from transfer.evaluation import Evaluation, check_choices, check_split, evaluate
 from transfer.keeping import KEEPS, KeepSettings, keep_start
 from transfer.keeping.choosing import check_keep
-from transfer.keeping.starts import Point, check_share, mixing_sources
+from transfer.keeping.starts import check_share, mixing_sources
 from transfer.keeping.work import OtherStart, Work
+from transfer.starts import scored_by, starting_point
 from transfer.tasks import Task
 from transfer.training.measuring import measure
 from transfer.training.schedules import XiSchedule
 from transfer.training.settings import TuneSettings
 from transfer.training.sparsifying import Sparsified, sparsify
 from transfer.training.tuning import Tuned, gradients_on, tune
-from zoo import Card, Module, Zoo, ZooView
-from zoo.tensors import digest
+from zoo import Module, Zoo, ZooView
 
 if TYPE_CHECKING:
     from transfer.initialization import Initialization
@@ -150,12 +148,11 @@ def finetune(
             hint='keep="best" or "last", without folds',
         )
     searched = ZooView([part for part in (add_to, zoo if zoo is not None else Zoo.starter()) if part is not None])
-    if isinstance(start, Finetuned):
-        start = start.module
-    begin = _starting_point(start, method, backbone, searched)
+    start = _held(start)
+    begin = starting_point(start, method, backbone, searched)
     delta, named, shared = begin
     check_keep(keep, len(task.train), len(task.dev), folds, len(others), delta.method)
-    further = [_starting_point(_held(other), method, backbone, searched) for other in others]
+    further = [starting_point(_held(other), method, backbone, searched) for other in others]
     check_share([begin, *further], backbone)
     settings = TuneSettings(
         steps=steps,
@@ -170,7 +167,7 @@ def finetune(
     way = KEEPS.get(keep)
     if way.sources:
         there = searched if sources is None else list(sources)
-        among = None if sources is not None else _scored(start)
+        among = None if sources is not None else scored_by(start)
         try:
             modules, origin = mixing_sources(begin, backbone, there, (task.name, *exclude), among)
         except SourceError:
@@ -214,7 +211,7 @@ def finetune(
         kept = {"name": keep, "chosen": f"stage {number + 1}", "folds": None, "steps": tuned.steps}
     after = evaluate(task, backbone, result, split)
     factor = _factor(task, backbone, result) if folds is None else None
-    module = _as_module(task, backbone, result, tuned, after, named, shared, add_to, kept, factor)
+    module = module_of(task, backbone, result, tuned, after, named, shared, add_to, kept, factor)
     return Finetuned(task, result, tuned, before, after, named, module, sparsified, kept)
 
 
@@ -225,10 +222,6 @@ def _factor(task: Task, backbone: Backbone, delta: Delta) -> float | None:
         return None
     with backbone.use(delta):
         return measure(backbone, dev).factor
-
-
-def _held(start: Any) -> Any:
-    return start.module if isinstance(start, Finetuned) else start
 
 
 def _tuned(work: Work, task: Task, keep: str, folds: int | None) -> tuple[Tuned, dict[str, Any]]:
@@ -256,139 +249,5 @@ def _tuned(work: Work, task: Task, keep: str, folds: int | None) -> tuple[Tuned,
     return Tuned(found.tensors, found.history, step, found.steps, found.seconds, work.settings), found.about
 
 
-def _scored(start: Any) -> list[str] | None:
-    """Ids of the modules that an initialization was made from; None for a start that has no recipe."""
-    recipe = getattr(start, "recipe", None)
-    found = recipe.get("scores") if recipe else getattr(start, "sources", None)
-    return None if found is None else list(found)
-
-
-def _starting_point(start: Any, method: str | DeltaMethod, backbone: Backbone, zoo: Any) -> Point:
-    """The delta that training starts from, its name, and the shared start where it is known."""
-    from transfer.starts import shared_start
-
-    if start is None:
-        chosen = METHODS.get(method)() if isinstance(method, str) else method
-        tensors, _ = shared_start(backbone, chosen, zoo)
-        return Delta(chosen, dict(tensors), chosen.settings(backbone.model)), "scratch", tensors
-    delta = Delta.of(start, backbone)
-    named = getattr(start, "id", None) or getattr(start, "name", None) or "a given start"
-    return delta, str(named), _start_behind(start, zoo)
-
-
-def _start_behind(start: Any, zoo: Any) -> Mapping[str, Tensor] | None:
-    """The shared start that the modules of an initialization, or a module, were trained from, if it is known.
-
-    Zoos may have different starts of one name; where the sha256 is on record, only the tensors that agree are taken.
-    """
-    module = start if isinstance(start, Module) else getattr(start, "module", None)
-    if module is not None:
-        found = module.start()
-        return None if found is None else dict(found)
-    recipe = getattr(start, "recipe", None)
-    name, known = (recipe.get(key) if recipe else getattr(start, key, None) for key in ("start", "start_sha256"))
-    if not name:
-        return None
-    for part in _parts(zoo):
-        if part.has_start(name):
-            found = dict(part.get_start(name))
-            if known is None or digest(found) == known:
-                return found
-    return None
-
-
-def _parts(zoo: Any) -> list[Any]:
-    """The zoos of a view, one by one."""
-    return [inner for part in zoo.zoos for inner in _parts(part)] if isinstance(zoo, ZooView) else [zoo]
-
-
-def _as_module(
-    task: Task,
-    backbone: Backbone,
-    delta: Delta,
-    tuned: Tuned,
-    after: Evaluation,
-    named: str,
-    shared: Mapping[str, Tensor] | None,
-    add_to: Any,
-    kept: Mapping[str, Any],
-    factor: float | None,
-) -> Module:
-    """The result with its card; added to a zoo with its signature when there is one to add to."""
-    from transfer.similarity.signatures import module_signature, task_signature
-
-    settings = delta.method.settings(backbone.model)
-    signature = None
-    if add_to is not None:
-        encoded = backbone.encode(task.train, task.fields)
-        signature = task_signature(backbone, task).merge(
-            module_signature(backbone, encoded, delta.method, delta.tensors, shared)
-        )
-    candidates = kept.get("candidates")
-    best = next((row for row in tuned.history if row["step"] == tuned.best_step), None)
-    metrics: dict[str, Any] = {after.split: after.metrics}
-    if candidates is not None:  # what was chosen need be no step of one tune; with folds its loss is not dev's
-        if kept["folds"] is None and candidates.get(kept["chosen"]) is not None:
-            metrics["dev"] = {"calibrated": candidates[kept["chosen"]]}
-    elif best is not None:
-        metrics["dev"] = {name: value for name, value in best.items() if name != "step"}
-    if factor is not None:
-        metrics.setdefault("dev", {})["factor"] = factor
-    card = Card(
-        task=task.name,
-        category=task.category,
-        method=delta.method.method,
-        settings=settings,
-        backbone=backbone.said_name,
-        fingerprint=backbone.fingerprint,
-        metrics=metrics,
-        data=data_of(task),
-        license=task.license,
-        seed=tuned.settings.seed,
-        steps=tuned.steps,
-        max_length=backbone.max_length,
-        provenance={
-            **versions(),
-            "base_model": backbone.base_model,
-            "kind": backbone.kind,
-            "started_from": named,
-            "best_step": tuned.best_step,
-            "keep": dict(kept),
-        },
-    )
-    # The start goes with it even where no zoo holds it yet: saved, trained on or added later, it stays known.
-    module = Module.new(card, delta.tensors, signature, shared)
-    return add_to.add(module) if add_to is not None else module
-
-
-def data_of(task: Task) -> dict[str, Any]:
-    """What a card says of the data."""
-    return {
-        "source": origin_of(task),
-        "kind": task.kind,
-        "metric": task.metric,
-        "sizes": task.sizes,
-        "examples": task.examples,
-        "fields": list(task.fields),
-        "choices": task.labels,
-        "fingerprint": task.fingerprint,
-    }
-
-
-def origin_of(task: Task) -> str:
-    """Where the data is from, in the words of its own `task.json` or the catalogue; never a path of this machine."""
-    if task.provenance:
-        return task.provenance
-    return task.name if task.origin == "path" else f"{task.origin}: {task.name}"
-
-
-def versions() -> dict[str, str]:
-    """The versions that decide what training gives."""
-    from importlib.metadata import version
-
-    return {
-        "transfer": version("transfer-zoo"),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "python": platform.python_version(),
-    }
+def _held(start: Any) -> Any:
+    return start.module if isinstance(start, Finetuned) else start

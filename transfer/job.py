@@ -10,6 +10,7 @@ from typing import Any
 
 from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
+from transfer.cards import versions
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.ensembling import MERGES
@@ -23,7 +24,6 @@ from transfer.ensembling.rule import MergeRule
 from transfer.ensembling.verdict import Verdict
 from transfer.ensembling.weighting import mean_weights, weigh
 from transfer.errors import SourceError
-from transfer.finetuning import versions
 from transfer.init_config import InitConfig
 from transfer.initialization import SCHEMA, Initialization, base_model_prefix
 from transfer.raced import raced

@@ -18,8 +18,8 @@ from transfer import evaluate, finetune, initialize
 from transfer.deltas import LoRA
 from transfer.deltas.delta import Delta
 from transfer.errors import ConfigError, DataError, DeltaError, DivergedError, UnknownNameError
-from transfer.finetuning import _start_behind
 from transfer.resolving import load_start
+from transfer.starts import start_behind
 from zoo import FingerprintError, Module, PathError, Zoo, ZooView
 
 QUICK = {"steps": 4, "batch_size": 8, "eval_every": 2}
@@ -79,12 +79,12 @@ def test_a_start_of_that_name_with_other_tensors_is_not_the_one_behind(small_zoo
     method, name, own = begin.delta.method, begin.recipe["start"], Zoo(tmp_path / "zoo")
     other = method.draw(backbone.model, 8)
     assert own.add_start("lora", method.start_settings(backbone.model), backbone.fingerprint, other) == name
-    assert _start_behind(begin, own) is None
+    assert start_behind(begin, own) is None
     shared = dict(zoo.get_start(name))
     for start in (begin, load_start(str(begin.save(tmp_path / "begin")), zoo)):
-        assert equal(_start_behind(start, ZooView([own, ZooView([zoo])])), shared)
+        assert equal(start_behind(start, ZooView([own, ZooView([zoo])])), shared)
     del begin.recipe["start_sha256"]  # as in recipes written before it was kept
-    assert equal(_start_behind(begin, own), other)
+    assert equal(start_behind(begin, own), other)
 
 
 def test_from_a_stored_module(small_zoo):
@@ -136,7 +136,7 @@ def test_a_module_knows_its_own_start_whatever_lies_under_that_name_elsewhere(sa
     if saved:
         begin = str(finetune(small.toy_target(), backbone, zoo=zoo, **QUICK).save(tmp_path / "result"))
     view = ZooView([own, zoo])
-    assert equal(_start_behind(load_start(begin, zoo), view), dict(module.start()))
+    assert equal(start_behind(load_start(begin, zoo), view), dict(module.start()))
 
 
 def test_what_is_added_has_signature_and_start(small_zoo, tmp_path):

@@ -221,7 +221,9 @@ def test_force_takes_what_fits_in_shape_and_prefers_the_backbone_s_own(small_zoo
     assert list(found.recipe["weights"]) == [own[0].id]
     assert lines[0].startswith("5 of 9 modules are left out, since their tensors have not the shapes")
     assert lines[1].startswith("3 of 4 modules are left out")
-    found = initialize(toy_target(), [*odd, *others], backbone, guard=False, force=True, include_own=True, say=lines.append)
+    found = initialize(
+        toy_target(), [*odd, *others], backbone, guard=False, force=True, include_own=True, say=lines.append
+    )
     assert set(found.recipe["weights"]) == {module.id for module in others}
     with pytest.raises(SourceError, match="has the shapes and places of backbone"):
         initialize(toy_target(), odd, backbone, guard=False, force=True, say=lines.append)

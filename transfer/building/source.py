@@ -14,9 +14,9 @@ from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
 from transfer.building.records import FEWEST_DEV, Record, Records
 from transfer.building.settings import BuildSettings
+from transfer.cards import origin_of
 from transfer.deltas import METHODS
 from transfer.deltas.method import DeltaMethod
-from transfer.finetuning import origin_of
 from transfer.tasks import Task
 from transfer.training.measuring import Measured, measure
 from transfer.training.tuning import tune

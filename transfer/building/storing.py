@@ -8,9 +8,9 @@ from transfer.backbones.backbone import Backbone
 from transfer.building.records import Record, Records
 from transfer.building.settings import BuildSettings
 from transfer.building.source import shared_start
+from transfer.cards import data_of, versions
 from transfer.deltas import METHODS
 from transfer.errors import DataError
-from transfer.finetuning import data_of, versions
 from transfer.similarity.signatures import module_signature, task_signature
 from transfer.tasks import Task
 from zoo import Card, Module, Zoo
