@@ -101,6 +101,6 @@ def targets(embedded, modules):
 @pytest.mark.parametrize("estimator", ["gradient", "prediction", "embedding", "parameters", "neighbours"])
 @pytest.mark.parametrize("name", ["sentiment", "nli", "question"])
 def test_the_module_of_the_very_same_task_is_among_the_closest_three(name, estimator, embedded, modules, targets):
-    scores = score(targets[name], modules, embedded, estimator=estimator)
+    scores = score(targets[name], modules, embedded, estimator=estimator, include_own=True)
     closest = [module_id.split("-lora-")[0] for module_id, _ in scores.top(3)]
     assert name in closest, scores.frame().to_string()
