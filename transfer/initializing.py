@@ -14,8 +14,9 @@ from transfer.ensembling.choosing import AUTO
 from transfer.init_config import InitConfig
 from transfer.initialization import Initialization
 from transfer.job import Clock, Job
+from transfer.similarity.sources import opened
 from transfer.tasks import Task, load_task
-from zoo import Module, Zoo, ZooView
+from zoo import Module
 from zoo.reading import ReadableZoo
 
 __all__ = ["InitConfig", "initialize"]
@@ -114,12 +115,4 @@ def initialize(
     task = target if isinstance(target, Task) else load_task(str(target), examples=config.examples, seed=config.seed)
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone or "embedded")
     clock.lap("load")
-    return Job(config, task, loaded, _opened(zoo), say or logger.warning, clock).run()
-
-
-def _opened(zoo: ReadableZoo | Iterable[Module] | str | Path | None) -> ReadableZoo | list[Module]:
-    if zoo is None:
-        return ZooView([Zoo.default(), Zoo.starter()])
-    if isinstance(zoo, str | Path):
-        return Zoo(zoo)
-    return zoo if isinstance(zoo, ReadableZoo) else list(zoo)
+    return Job(config, task, loaded, opened(zoo), say or logger.warning, clock).run()

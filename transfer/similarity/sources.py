@@ -89,7 +89,7 @@ def find_sources(
     raise SourceError(
         f"no {name!r} module for backbone {backbone.name!r}",
         found=_instead(counts, len(fitting), backbone, name),
-        hint=_build_command(backbone, name),
+        hint="--include-own takes those of the target's own task" if fitting else _build_command(backbone, name),
     )
 
 
@@ -145,7 +145,7 @@ def _instead(there: Sequence[tuple[str, str, str, int]], n_fitting: int, backbon
     if not there:
         return "an empty zoo"
     if n_fitting:
-        return f"{n_fitting} that fit, all of them left out by exclude"
+        return f"{n_fitting} that fit, all of them the target's own or left out by exclude"
     same: Counter[str] = Counter()
     other: Counter[str] = Counter()
     rest = 0
