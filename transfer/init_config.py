@@ -16,6 +16,15 @@ from transfer.errors import ConfigError
 from transfer.similarity import ESTIMATORS
 from transfer.similarity.scoring import check_per_block
 
+# What auto chooses by itself, and the option of the command line that says it.
+FLAGS = {
+    "estimator": "--estimator",
+    "how": "--weighting",
+    "per_block": "--per-block",
+    "guard": "--no-guard",
+    "guard_steps": "--guard-steps",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig:
@@ -47,6 +56,8 @@ class InitConfig:
         ESTIMATORS.resolve(self.estimator)
         if self.merge != AUTO:
             MERGES.get(self.merge).with_options(self.merge_options)
+        elif not self.auto:  # svd is all that it takes beside linear, which has no options
+            MERGES.get("svd" if self.method_name == "lora" else "linear").with_options(self.merge_options)
         if self.per_block and fitted(self.how) is None:
             check_per_block(self.estimator)
         check_settings(self.how, self.temperature, self.top_k)
@@ -70,15 +81,18 @@ class InitConfig:
 def check_auto(config: InitConfig) -> None:
     """Refuse what has no part in a race: ConfigError names it."""
     plain = {field_.name: field_.default for field_ in fields(InitConfig)}
-    for name in ("estimator", "how", "per_block", "guard", "guard_steps"):
+    for name in FLAGS:
         if getattr(config, name) != plain[name]:
             raise ConfigError(
                 f"auto chooses for itself, so {name}={getattr(config, name)!r} has no part in it",
-                hint=f"leave out auto, or {name}",
+                hint=f"leave out --auto, or {FLAGS[name]}",
             )
     if config.merge == "regmean":
         raise ConfigError("auto does not read the inputs of the sources, which 'regmean' needs", hint="another merge")
     if config.merge_options and any(value is not None for value in config.merge_options.values()):
-        raise ConfigError("auto merges by a rule's own settings", found=str(dict(config.merge_options)))
+        given = [f"{name}={value}" for name, value in config.merge_options.items() if value is not None]
+        raise ConfigError(
+            "auto merges by a rule's own settings", found=", ".join(given), hint="leave out --auto, or these"
+        )
     if config.budget is not None and not config.budget > 0:
         raise ConfigError(f"budget must be above 0 seconds, got {config.budget}")

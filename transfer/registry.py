@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transfer.errors import UnknownNameError
@@ -17,12 +17,20 @@ class Registry:
         kind: What the names are, for messages: "estimator", "method".
         targets: name -> "package.file:attribute".
         aliases: other names of the same things, name -> name; not listed by `names()`.
+        beside: names that users may say as well and that callers look after, such as "auto"; for messages alone.
     """
 
-    def __init__(self, kind: str, targets: Mapping[str, str], aliases: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        targets: Mapping[str, str],
+        aliases: Mapping[str, str] | None = None,
+        beside: Sequence[str] = (),
+    ) -> None:
         self.kind = kind
         self._targets = dict(targets)
         self._aliases = dict(aliases or {})
+        self._beside = tuple(beside)
 
     def names(self) -> list[str]:
         """Every name, sorted, without the aliases."""
@@ -36,12 +44,12 @@ class Registry:
         """
         full = self._aliases.get(name, name)
         if full not in self._targets:
-            known = [*self._targets, *self._aliases]
+            known = [*self._targets, *self._aliases, *self._beside]
             close = difflib.get_close_matches(name, known, n=1)
             raise UnknownNameError(
                 f"no {self.kind} named {name!r}",
-                found=", ".join(self.names()),
-                hint=f"did you mean {close[0]!r}?" if close else None,
+                found=", ".join([*self._beside, *self.names()]),
+                hint=f"did you mean {close[0]!r}?" if close else "one of these names",
             )
         return full
 

@@ -45,10 +45,18 @@ def test_an_unknown_name_proposes_the_closest(wrong, close):
     assert caught.value.found == "apple, pear:ripe, rotten"
 
 
-def test_a_name_like_none_proposes_nothing():
+def test_a_name_like_none_points_at_the_list():
     with pytest.raises(UnknownNameError) as caught:
         FRUIT.resolve("zzz")
-    assert caught.value.hint is None
+    assert caught.value.hint == "one of these names"
+
+
+def test_a_name_that_callers_look_after_is_told_and_proposed_but_is_none_of_its_own():
+    registry = Registry("letter", {"a": "decimal:Decimal"}, beside=("auto",))
+    assert registry.names() == ["a"]
+    with pytest.raises(UnknownNameError) as caught:
+        registry.get("atuo")
+    assert (caught.value.found, caught.value.hint) == ("auto, a", "did you mean 'auto'?")
 
 
 def test_later_changes_of_the_mapping_do_not_count():

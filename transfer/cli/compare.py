@@ -38,13 +38,18 @@ def compare(
             )
         accuracy = float(metrics["accuracy"])
         low, high = wilson(round(accuracy * n), n)
-        rows.append(
-            (str(folder), str(card.provenance.get("started_from", "-")), accuracy, f"{low:.3f} to {high:.3f}", n)
-        )
-    names = ("result", "from", "accuracy", "95% interval", "n")
+        begun = str(card.provenance.get("started_from", "-"))
+        rows.append((str(folder), card.task, begun, accuracy, [low, high], n))
+    names = ("result", "task", "from", "accuracy", "interval_95", "n")
     output.json([dict(zip(names, row, strict=True)) for row in rows])
     # The last part of a path says enough here; all of it is in the JSON.
-    output.table(names, [(row[0], Path(row[1]).name, *row[2:]) for row in rows], flexible="from")
+    shown = [
+        (folder, task, Path(begun).name, accuracy, "{:.3f} to {:.3f}".format(*edges), n)
+        for folder, task, begun, accuracy, edges, n in rows
+    ]
+    output.table(("result", "task", "from", "accuracy", "95% interval", "n"), shown, flexible="from")
+    if len(tasks := {row[1] for row in rows}) > 1:
+        output.say(f"note: results on {len(tasks)} tasks; accuracies on different tasks say nothing of each other")
     if output.quiet and not as_json:
         for row in rows:
-            output.result(f"{row[0]}\t{row[2]:.4f}")
+            output.result(f"{row[0]}\t{row[3]:.4f}")

@@ -10,12 +10,13 @@ import typer
 
 from transfer.cli import options, sparsity
 from transfer.cli.output import Output
+from transfer.cli.places import check_new, check_writable
 
 EXAMPLES = """\b
 Examples:
   transfer finetune --target boolq --start boolq-lora --out boolq-lora-tuned
-  transfer finetune --target reviews.csv --method lora --steps 200 --add
-  transfer finetune --target reviews.csv --method sora --xi 2e-3 --schedule linear --prune"""
+  transfer finetune --target reviews.csv --label-column verdict --add
+  transfer finetune --target boolq --method sora --xi 2e-3 --prune"""
 
 
 def finetune(
@@ -92,6 +93,7 @@ def finetune(
     from transfer.cli.report import show_finetuned, show_task
     from transfer.errors import ConfigError
     from transfer.finetuning import finetune as run
+    from transfer.keeping import KEEPS
     from transfer.keeping.choosing import check_keep
     from transfer.resolving import load_start
     from zoo import Zoo
@@ -113,13 +115,19 @@ def finetune(
         "gate_learning_rate": gate_learning_rate,
         "penalty": penalty,
     }
+    if exclude is not None and not KEEPS.get(keep).sources:
+        able = ", ".join(name for name in KEEPS.names() if KEEPS.get(name).sources)
+        raise ConfigError(f"--exclude is for what is mixed in, and --keep {keep} mixes nothing", hint=f"--keep {able}")
     chosen, begin, plan = sparsity.read(named, begin, given, schedule, stages, stage_steps, prune, picture)
     task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template, category)
     check_keep(keep, len(task.train), len(task.dev), folds, len(others))
     folder = out or Path(f"{task.name}-{named}-tuned")
-    if not overwrite and (folder / "card.json").is_file():
-        raise ConfigError(f"{folder} already holds a finished result", hint="--overwrite, or another --out")
-    check_can_save(folder, overwrite)  # before the work, not after it
+    check_new(folder, "card.json", overwrite)
+    check_can_save(folder, overwrite)
+    check_writable(folder)
+    store = (Zoo(zoo) if zoo is not None else Zoo.default()) if add else None
+    if store is not None:
+        check_writable(store.path / "modules", "--zoo")
     show_task(output, task)
     loaded = options.read_backbone(backbone, kind, precision, max_length)
     checkpoints = folder.parent / f".{folder.name}-checkpoints"
@@ -143,7 +151,7 @@ def finetune(
             exclude=options.split_names(exclude) or (),
             folder=checkpoints,
             zoo=view,
-            add_to=(Zoo(zoo) if zoo is not None else Zoo.default()) if add else None,
+            add_to=store,
             measure_start=True,
             schedule=plan,
         )

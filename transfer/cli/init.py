@@ -9,12 +9,13 @@ import typer
 
 from transfer.cli import options
 from transfer.cli.output import Output
+from transfer.cli.places import check_new, check_writable
 
 EXAMPLES = """\b
 Examples:
   transfer init --target boolq --method lora
   transfer init --target boolq --auto --budget 60 --explain
-  transfer init --target reviews.csv --label-column verdict --choices bad,good --top-k 3"""
+  transfer init --target reviews.csv --label-column verdict --top-k 3"""
 
 
 def init(
@@ -77,6 +78,7 @@ def init(
     ] = True,
     guard_steps: Annotated[int, typer.Option("--guard-steps", help="Steps of that comparison.")] = 20,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Examples a step.")] = 16,
+    overwrite: options.Overwrite = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Write report.html beside the result: pictures, curves, all sources.")
     ] = False,
@@ -120,7 +122,9 @@ def init(
     )
     task = options.read_task(target, examples, seed, source, input_column, label_column, choices, template, category)
     folder = out or Path(f"{task.name}-{method}")
-    check_replaceable(folder, FILES, RECIPE)  # before the work, not after it
+    check_new(folder, RECIPE, overwrite)
+    check_replaceable(folder, FILES, RECIPE)
+    check_writable(folder)
     show_task(output, task)
     loaded = options.read_backbone(backbone, kind, precision, max_length)
     with output.working():
@@ -170,6 +174,4 @@ def init(
         batch_size=options.unless(batch_size, 16),
         zoo=zoo,
     )
-    show_initialization(output, initialization, folder, described)
-    if explain:
-        output.path(f"explained in {folder / PAGE}")
+    show_initialization(output, initialization, folder, described, folder / PAGE if explain else None)

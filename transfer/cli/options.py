@@ -29,9 +29,16 @@ ZooFolder = Annotated[
 OwnZoo = Annotated[Path | None, typer.Option("--zoo", help="Your zoo; else $TRANSFER_ZOO, else the data folder.")]
 Examples = Annotated[
     int,
-    typer.Option("--examples", "-n", help="Labelled examples to train on, and at most as many for dev; 0 takes all."),
+    typer.Option(
+        "--examples",
+        "-n",
+        min=0,
+        help="Labelled examples to train on, and at most as many for dev; 0 takes all.",
+    ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of drawing examples and of training.")]
+# What numpy, torch and the Trainer all take as a seed.
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of drawing examples and of training.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take the place of an earlier result in that folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no more than the result.")]
 Force = Annotated[bool, typer.Option("--force", help="Take modules trained on another backbone all the same.")]
@@ -54,6 +61,7 @@ Template = Annotated[
     typer.Option("--template", help='Builds the input: "question: {q} text: {t}".'),
 ]
 
+ModuleId = Annotated[str, typer.Argument(metavar="ID", help="As `transfer zoo ls` prints it.")]
 Category = Annotated[
     str | None,
     typer.Option("--category", help="Kind of the target's task (sentiment, nli): its relatives are looked for by it."),

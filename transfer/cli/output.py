@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from zoo.errors import ExplainedError
 
 WIDTH = 80
+GAP = 3  # between two columns of a table
+EDGES = 2  # left and right of it
+NARROWEST = 8  # that a column is cut to
 
 
 class Output:
@@ -56,13 +60,19 @@ class Output:
         title: str | None = None,
         flexible: str | None = None,
     ) -> None:
-        """A table of at most 80 columns; numbers are set right. `flexible` names the column that may be cut."""
+        """A table of at most 80 columns; numbers are set right. `flexible` names the column that is cut first."""
         if self.quiet:
             return
         from rich import box
         from rich.table import Table
 
         rows = [list(row) for row in rows]
+        console = _console()
+        widths = {
+            name: max(len(_cell(text)) for text in (name, *(row[index] for row in rows)))
+            for index, name in enumerate(columns)
+        }
+        taken = EDGES + sum(width + GAP for name, width in widths.items() if name != flexible)
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
         for index, name in enumerate(columns):
             numeric = bool(rows) and all(isinstance(row[index], (int, float)) or row[index] is None for row in rows)
@@ -71,10 +81,11 @@ class Output:
                 justify="right" if numeric else "left",
                 overflow="ellipsis" if name == flexible else "fold",
                 no_wrap=name == flexible or numeric,
+                max_width=max(console.width - taken, NARROWEST) if name == flexible else None,
             )
         for row in rows:
             table.add_row(*(_cell(value) for value in row))
-        _console().print(table)
+        console.print(table)
 
     def tree(self, seen: Structure, look: Look) -> None:
         """The tree of a model, in colour on a terminal; its lines are as wide as the page, and never wrapped."""
@@ -85,9 +96,9 @@ class Output:
         console.print(seen.rich(replace(look, width=min(look.width, console.width), plain=plain)), soft_wrap=True)
 
     def json(self, document: Any) -> None:
-        """The document, when JSON was asked for."""
+        """The document, when JSON was asked for; numbers that are not finite are null, since JSON has none."""
         if self.as_json:
-            print(json.dumps(document, indent=2, ensure_ascii=False, default=_plain))
+            print(json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False))
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
@@ -120,11 +131,21 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _plain(value: Any) -> Any:
-    """Numpy scalars and arrays as JSON."""
+def _finite(value: Any) -> Any:
+    """Plain JSON: numpy's scalars and arrays as numbers and lists, NaN and infinity as None.
+
+    >>> _finite({"loss": float("nan"), "history": ({"step": 1},)})
+    {'loss': None, 'history': [{'step': 1}]}
+    """
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
     if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value)
+        return _finite(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def show_error(error: ExplainedError) -> None:

@@ -9,11 +9,12 @@ import typer
 
 from transfer.cli import options
 from transfer.cli.output import Output
+from transfer.cli.places import check_writable
 
 EXAMPLES = """\b
 Examples:
-  transfer predict --file new.csv --choices bad,good --delta reviews-tuned --out answers.jsonl
-  transfer predict --file new.csv --delta-column module"""
+  transfer predict --file new.csv --delta reviews-tuned --out answers.jsonl
+  transfer predict --file new.csv --delta-column module --choices bad,good"""
 
 
 def predict(
@@ -41,14 +42,16 @@ def predict(
     """Answer every row of FILE with the most probable of its choices."""
     import json
 
-    from transfer.errors import ConfigError
+    from transfer.errors import ConfigError, DataError
     from transfer.predicting import predict as answer
     from transfer.resolving import load_start
     from transfer.tasks import load_rows
 
     if delta is not None and delta_column is not None:
-        raise ConfigError("--delta and --delta-column exclude each other")
+        raise ConfigError("--delta and --delta-column exclude each other", hint="leave out one of them")
     output = Output(as_json=as_json, quiet=quiet)
+    if out is not None:
+        check_writable(out)
     rows, fields, notes, names = load_rows(
         file,
         input_column=input_column,
@@ -68,6 +71,11 @@ def predict(
         for row, own in zip(rows, answering or [start] * len(rows), strict=True)
     ]
     loaded = options.read_backbone(backbone, kind, precision, max_length)
+    if loaded.kind == "encoder" and rows and not any(row.get("choices") for row in rows):
+        raise DataError(
+            f"no choices to answer {file} with, and {backbone!r} cannot write answers of its own",
+            hint="--choices no,yes, or --delta of a module that was trained to choose",
+        )
     with output.working():
         answers = answer(rows, loaded, start, fields, answering)
     lines = [row.to_json() for row in answers]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
 CLOSEST = 10  # source modules that are printed
 LICENCES = 4  # licences that are printed
+STEPS = ("step", "dev loss", "calibrated", "dev accuracy")
 
 
 def show_task(output: Output, task: Task) -> None:
@@ -28,8 +32,10 @@ def show_task(output: Output, task: Task) -> None:
         output.say(f"note: {note}")
 
 
-def show_initialization(output: Output, initialization: Initialization, folder: Path, target: str) -> None:
-    """The closest sources, the verdict, where the result is, and what to run next."""
+def show_initialization(
+    output: Output, initialization: Initialization, folder: Path, target: str, page: Path | None = None
+) -> None:
+    """The closest sources, the verdict, where the result and its page are, and what to run next."""
     recipe = initialization.recipe
     output.json({"folder": str(folder), **recipe})
     rows = closest(recipe)
@@ -53,6 +59,8 @@ def show_initialization(output: Output, initialization: Initialization, folder: 
     else:
         output.say("verdict: none, since --no-guard leaves out the comparison with tuning from scratch", style="bold")
     output.path(f"saved to {folder} in {sum(recipe['seconds'].values()):.0f} s")
+    if page is not None:
+        output.path(f"explained in {page}")
     output.say("next:")
     output.command(f"transfer finetune {target} --start {shlex.quote(str(folder))}")
     if output.quiet:
@@ -133,22 +141,68 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str)
             **sparsity_facts(result),
         }
     )
+    names = [Path(name).name for name in _ingredients(result.start, result.kept)]
+    tags = [tag for tag in ("ingredient", "pull") if any(tag in row for row in tuned.history)]  # tell runs apart
     output.table(
-        ("step", "dev loss", "calibrated", "dev accuracy"),
-        [(int(row["step"]), row["loss"], row["calibrated"], row.get("accuracy")) for row in tuned.history],
+        (*("tuned from" if tag == "ingredient" else tag for tag in tags), *STEPS),
+        [
+            (
+                *(names[int(row[tag])] if tag == "ingredient" and tag in row else row.get(tag) for tag in tags),
+                int(row["step"]),
+                *(row.get(name) for name in ("loss", "calibrated", "accuracy")),
+            )
+            for row in tuned.history
+        ],
+        flexible="tuned from",
     )
     output.say("calibrated: dev loss after one factor on all scores; it chooses the step")
+    for step in diverged(tuned.history):
+        output.say(
+            f"training diverged after step {step}: the dev loss is no number from there on; "
+            "a smaller --learning-rate may do",
+            style="bold",
+        )
     chosen = f"step {tuned.best_step}" if result.kept["name"] in ("best", "last") else result.kept["chosen"]
     by = f" by {result.kept['folds']}-fold cross-validation" if result.kept["folds"] else ""
     output.say(f"kept {chosen} of {tuned.steps} steps{by}, {tuned.seconds:.0f} s")
     if result.before is not None:
         output.say(f"{result.before.split} at the start: {summary(result.before)}")
-    output.say(f"{result.after.split} after tuning from {result.start}: {summary(result.after)}", style="bold")
+    begun = taken_from(result.start, result.kept)
+    output.say(f"{result.after.split} after tuning from {begun}: {summary(result.after)}", style="bold")
     output.path(f"saved to {folder} as {result.module.id}")
     output.say("next:")
     output.command(f"transfer evaluate {target} --delta {shlex.quote(str(folder))}")
     if output.quiet:
         output.result(f"{result.after.metric}\t{result.after.metrics[result.after.metric]:.4f}\t{folder}")
+
+
+def diverged(history: Sequence[Mapping[str, float]]) -> list[int]:
+    """Of each run whose dev loss comes to be no number, the last step before that.
+
+    >>> diverged([{"step": 0, "loss": 0.7}, {"step": 2, "loss": float("nan")}, {"step": 4, "loss": float("nan")}])
+    [0]
+    """
+    return [
+        int(before["step"])
+        for before, row in pairwise(history)
+        if before["step"] < row["step"] and math.isfinite(before["loss"]) and not math.isfinite(row["loss"])
+    ]
+
+
+def taken_from(start: str, kept: Mapping[str, Any]) -> str:
+    """Where a result comes from: the start, or of a soup the starts that are in it."""
+    names = _ingredients(start, kept)
+    if "taken" in kept:
+        names = [start if name == "start" else name for name in kept["taken"]]
+    if not names or names[0].startswith("order "):  # one start in several orders of data
+        return start
+    return ", ".join(names)
+
+
+def _ingredients(start: str, kept: Mapping[str, Any]) -> list[str]:
+    """Names of what a soup was made from; none for other ways of keeping."""
+    names = [row["name"] for row in kept.get("ingredients", ())]
+    return [start if name == "start" else name for name in names]
 
 
 def sparsity_facts(result: Finetuned) -> dict[str, Any]:

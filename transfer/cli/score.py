@@ -12,7 +12,7 @@ from transfer.cli.output import Output
 EXAMPLES = """\b
 Examples:
   transfer score --target boolq --method lora
-  transfer score --target reviews.csv --estimator prediction:loss --top 5 --json"""
+  transfer score --target reviews.csv --label-column verdict --top 5 --json"""
 
 
 def score(
@@ -23,7 +23,7 @@ def score(
     estimator: Annotated[
         str, typer.Option("--estimator", "-e", help="family:variant; the family alone means its default.")
     ] = "gradient:first-order",
-    top: Annotated[int, typer.Option("--top", help="Rows to print; 0 prints all.")] = 10,
+    top: Annotated[int, typer.Option("--top", min=0, help="Rows to print; 0 prints all.")] = 10,
     exclude: Annotated[
         str | None, typer.Option("--exclude", help="Tasks or ids left out: a,b; the target's own task always is.")
     ] = None,

@@ -22,16 +22,20 @@ def ls(
     """List the tasks known by name, and where each would come from."""
     from transfer.tasks import list_tasks
 
-    rows = [row for row in list_tasks() if category in (None, row.category)]
+    known = list_tasks()
+    rows = [row for row in known if category in (None, row.category)]
     out = Output(as_json=as_json, quiet=quiet)
     out.json([asdict(row) for row in rows])
+    if not rows:
+        there = ", ".join(sorted({row.category for row in known}))
+        out.say(f"no task of the category {category!r}; there are {there}")
+        return
     out.table(
-        ("task", "category", "kind", "from", "train/dev/test"),
+        ("task", "category", "from", "train/dev/test"),
         [
             (
                 row.name,
                 row.category,
-                row.kind,
                 ", ".join(row.where),
                 "/".join(str(n) for n in (row.sizes or {}).values()) or "-",
             )
@@ -47,7 +51,7 @@ def ls(
 @app.command("show", epilog="Example:  transfer tasks show boolq --source sample")
 def show(
     target: Annotated[str, typer.Argument(help="A name or a path.")],
-    rows: Annotated[int, typer.Option("--rows", help="Training rows to print.")] = 3,
+    rows: Annotated[int, typer.Option("--rows", min=0, help="Training rows to print.")] = 3,
     source: options.SourceName = None,
     input_column: options.InputColumn = None,
     label_column: options.LabelColumn = None,

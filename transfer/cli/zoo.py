@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from transfer.cli import options
+from transfer.cli import export, options
 from transfer.cli.output import Output
 
 if TYPE_CHECKING:
     from zoo import Zoo
+    from zoo.catalog import Entry
 
 app = typer.Typer(
     no_args_is_help=True, help="The modules one has: ls, show, add, build, verify, rm, export.", rich_markup_mode=None
 )
-ModuleId = Annotated[str, typer.Argument(metavar="ID", help="As `transfer zoo ls` prints it.")]
 
 
 def _own(folder: Path | None) -> Zoo:
@@ -44,12 +45,17 @@ def ls(
     named = None if backbone is None else without_folders(backbone)
     found = options.open_zoo(zoo).find(task=task, method=method, backbone=named, category=category)
     output.json([_facts(module) for module in found])
+    if not found:
+        asked = {"task": task, "method": method, "backbone": named, "category": category}
+        for line in _lacking(options.open_zoo(zoo).entries(), asked):
+            output.say(line)
     rows = []
     for module in found:
         metrics = module.card.metrics
         rows.append((module.id, module.card.category, _accuracy(metrics.get("test")), _untrained(metrics)))
-    output.table(("module", "category", "test", "untrained"), rows, flexible="module")
-    output.say(f"{len(found)} modules; test and untrained are accuracies on the module's own task")
+    if found:
+        output.table(("module", "category", "test", "untrained"), rows, flexible="module")
+        output.say(f"{_count(len(found), 'module')}; test and untrained are accuracies on the module's own task")
     if unread := _unreadable(zoo):
         again = "transfer zoo verify" if zoo is None else f"transfer zoo verify --zoo {shlex.quote(str(zoo))}"
         output.path(f"{_count(unread, 'folder')} cannot be read: {again}")
@@ -59,14 +65,18 @@ def ls(
 
 
 @app.command("show", epilog="Example:  transfer zoo show trec-lora-1a2b3c4d")
-def show(module: ModuleId, zoo: options.ZooFolder = None, as_json: options.Json = False) -> None:
+def show(
+    module: options.ModuleId, zoo: options.ZooFolder = None, as_json: options.Json = False, quiet: options.Quiet = False
+) -> None:
     """Show all that a module says of itself."""
-    output = Output(as_json=as_json)
+    output = Output(as_json=as_json, quiet=quiet)
     found = options.open_zoo(zoo).get(module)
     facts = _facts(found)
     output.json(facts)
     for name, value in facts.items():
         output.say(f"{name:12} {_short(value)}")
+    if quiet:
+        output.result(found.id)
 
 
 @app.command("add", epilog="Example:  transfer zoo add ./adapters/* --backbone ./my-bert --category sentiment")
@@ -125,7 +135,10 @@ def add(
         for note in imported.notes:
             output.say(f"  note: {note}")
     output.json({"added": added})
-    output.say(f"{len(added)} modules added; {len(store)} in {store.path}")
+    output.say(f"{_count(len(added), 'module')} added; {len(store)} in {store.path}")
+    if quiet:
+        for module_id in added:
+            output.result(module_id)
 
 
 @app.command("build", epilog="Example:  transfer zoo build --tasks ./tasks --methods lora,adapter --out ./my-zoo")
@@ -176,17 +189,26 @@ def build(
     output.say(f"{len(built.kept)} modules kept, {len(built.left_out)} left out; why is in {out / 'build.json'}")
     for category in report["empty_categories"]:
         output.say(f"no module of the category {category} passed")
+    if quiet:
+        for module_id in built.kept:
+            output.result(module_id)
 
 
 @app.command("verify", epilog="Example:  transfer zoo verify --zoo ./my-zoo")
-def verify(zoo: options.ZooFolder = None, as_json: options.Json = False) -> None:
+def verify(zoo: options.ZooFolder = None, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Read everything and hold it against cards and checksums; exit code 1 when something is wrong."""
-    output = Output(as_json=as_json)
+    from transfer.errors import ConfigError
+
+    output = Output(as_json=as_json, quiet=quiet)
+    if zoo is not None and not zoo.expanduser().is_dir():
+        raise ConfigError(f"there is no zoo {zoo}", hint="the folder that `transfer zoo add` or `build` wrote to")
     with output.working():
         problems = [problem for part in options.zoos(zoo) for problem in part.verify()]
     output.json([str(problem) for problem in problems])
     for problem in problems:
         output.say(str(problem))
+        if quiet:
+            output.result(str(problem))
     unread = _unreadable(zoo)  # each of them is among the problems
     checked = sum(len(part) for part in options.zoos(zoo)) + unread
     cannot = f", {unread} of them cannot be read" if unread else ""
@@ -199,93 +221,29 @@ def verify(zoo: options.ZooFolder = None, as_json: options.Json = False) -> None
 def rm(
     modules: Annotated[list[str], typer.Argument(metavar="ID...", help="As `transfer zoo ls` prints them.")],
     zoo: options.OwnZoo = None,
+    as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Remove modules from your zoo; the starter zoo stays as it is."""
-    output = Output(quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet)
     store = _own(zoo)
     for module in modules:
         store.remove(module)
         output.say(f"removed {module}")
+    output.json({"removed": modules})
 
 
-@app.command(
-    "export",
-    epilog="""\b
-Examples:
-  transfer zoo export trec-lora-1a2b3c4d ./trec-lora
-  transfer zoo export trec-lora-1a2b3c4d --merged --to ./trec-model
-  transfer zoo export trec-adapter-5e6f7a8b --format adapterhub --to ./trec-adapter
-  transfer zoo export trec-sora-9c0d1e2f --prune --to ./trec-lora""",
-)
-def export(
-    module: ModuleId,
-    folder: Annotated[Path | None, typer.Argument(help="To write to; must not be there yet.")] = None,
-    to: Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="The same, as an option.")] = None,
-    signature: Annotated[
-        bool,
-        typer.Option("--signature/--no-signature", help="With the embeddings of examples, which tell of the data."),
-    ] = True,
-    merged: Annotated[
-        bool, typer.Option("--merged", help="Write a plain model: the backbone with the module in its weights.")
-    ] = False,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="SoRA: write the plain LoRA of the ranks left, which PEFT loads.")
-    ] = False,
-    format: Annotated[
-        str | None, typer.Option("--format", help="Write a checkpoint of another library: adapterhub, opendelta, peft.")
-    ] = None,
-    backbone: Annotated[
-        str | None, typer.Option("--backbone", "-b", help="With --merged: what to merge into; else as on the card.")
-    ] = None,
-    kind: options.Kind = "auto",
-    force: options.Force = False,
-    zoo: options.ZooFolder = None,
-    quiet: options.Quiet = False,
-) -> None:
-    """Copy a module out: `peft.PeftModel.from_pretrained` reads the folder of a LoRA, prefix or soft prompt.
+app.command("export", epilog=export.EXAMPLES)(export.export)
 
-    With --merged a whole model is written, with its tokenizer, that `transformers` loads by itself. Modules of LoRA,
-    SoRA and BitFit can be merged. With --format the folder is what that library would have written, without our card;
-    with --prune a SoRA is written as a LoRA first, so PEFT and its format take it.
-    """
-    from transfer.errors import ConfigError
 
-    output = Output(quiet=quiet)
-    target = folder if to is None else to
-    if target is None or (folder is not None and to is not None):
-        raise ConfigError(
-            "export needs one folder to write to", hint=f"transfer zoo export {shlex.quote(module)} --to FOLDER"
-        )
-    if format is not None and (merged or not signature):
-        raise ConfigError("--format writes a checkpoint alone", hint="leave out --merged and --no-signature")
-    if merged and prune:
-        raise ConfigError("--merged folds the gates of a SoRA into the weights", hint="leave out --prune")
-    if backbone is not None and not merged:
-        raise ConfigError("--backbone goes with --merged", hint="leave it out: a module alone needs no backbone")
-    target = target.expanduser()
-    found = options.open_zoo(zoo).get(module)
-    if prune:
-        from transfer.deltas.pruning import prune_module
-
-        found = prune_module(found)
-    if merged:
-        from transfer.exporting import export_merged
-
-        known = found.card.provenance.get("kind")
-        kind = known if kind == "auto" and isinstance(known, str) else kind
-        with output.working():
-            loaded = options.read_backbone(backbone or found.card.backbone, kind, "fp32", 128)
-            export_merged(found, target, loaded, force)
-    elif format is not None:
-        from transfer.exporting import export_as
-
-        export_as(found, target, format)
-    else:
-        from zoo.writing import export_module
-
-        export_module(found, target, signature)
-    output.say(f"wrote {target}")
+def _lacking(entries: Sequence[Entry], asked: Mapping[str, str | None]) -> list[str]:
+    """Of what was asked for, what no module has, each with what there is."""
+    lines = []
+    for name, value in asked.items():
+        there = sorted({getattr(entry, name) for entry in entries})
+        if value is not None and value not in there:
+            lines.append(f"no module of the {name} {value!r}; there are {', '.join(there) or 'none'}")
+    return lines or ["no module has all of this at once"]
 
 
 def _unreadable(folder: Path | None) -> int:

@@ -180,5 +180,5 @@ def _unknown(name: str, model: nn.Module, modules: list[str], common: list[Commo
     return DeltaError(
         f"no place named {name!r} in {type(inner_model(model)).__name__}",
         found=f"closest: {', '.join(close)}" if close else f"common names {', '.join(known)}" if known else nothing,
-        hint=f"where=({close[0]!r},)" if close else "list(structure(model)) shows the common names",
+        hint=f"where=({close[0]!r},)" if close else "transfer inspect MODEL, or list(structure(model))",
     )

@@ -31,6 +31,7 @@ MERGES = Registry(
         "regmean": "transfer.ensembling.regmean:RegMean",
         "aligned": "transfer.ensembling.aligned:Aligned",
     },
+    beside=("auto",),
 )
 
 __all__ = [

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 from transfer.deltas.delta import Delta
+from transfer.ensembling import MERGES
 from transfer.ensembling.block_weights import Weights
 from transfer.errors import ConfigError
 from zoo import Module
@@ -59,12 +60,14 @@ class MergeRule(ABC):
             ConfigError: the rule has no such option, or a value is outside its range.
         """
         given = {name: value for name, value in options.items() if value is not None}
-        known = [field.name for field in dataclasses.fields(cls)]
+        known = _options_of(cls)
         for name in given:
             if name not in known:
+                able = [other for other in MERGES.names() if name in _options_of(MERGES.get(other))]
                 raise ConfigError(
                     f"merging by {cls.name!r} has no option {name!r}",
                     found=f"options: {', '.join(known)}" if known else "it has none",
+                    hint=f"--merge {able[0]}" + "".join(f" or {other}" for other in able[1:]) if able else None,
                 )
         return cls(**given)
 
@@ -88,3 +91,7 @@ class MergeRule(ABC):
         Raises:
             DeltaError: the modules cannot be merged in this way; names them.
         """
+
+
+def _options_of(rule: type[MergeRule]) -> list[str]:
+    return [field.name for field in dataclasses.fields(rule)]

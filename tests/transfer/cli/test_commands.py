@@ -32,6 +32,8 @@ def test_help_says_what_to_copy(words, transfer):
     if words not in ((), ("tasks",), ("zoo",)):
         assert f"transfer {' '.join(words)}" in ran.out.split("Options:")[1]
     assert max(len(line) for line in ran.out.splitlines()) <= 100
+    copied = [line for line in ran.out.splitlines() if line.startswith("    transfer ")]
+    assert max((len(line) for line in copied), default=0) <= 80
 
 
 def test_help_does_not_import_torch():
@@ -67,6 +69,14 @@ def test_tasks_are_listed_with_their_sources(transfer):
     assert "sample" in named["boolq"]["where"]
     table = transfer("tasks", "ls").out
     assert max(len(line) for line in table.splitlines()) <= 80
+    assert set(named) <= {line.split()[0] for line in table.splitlines() if line.strip()}, "names are whole"
+
+
+def test_a_category_that_no_task_has_is_told_with_those_there_are(transfer):
+    ran = transfer("tasks", "ls", "--category", "nosuch")
+    assert ran.code == 0
+    assert "no task of the category 'nosuch'; there are acceptability," in ran.out
+    assert json.loads(transfer("tasks", "ls", "--category", "nosuch", "--json").out) == []
 
 
 def test_a_sample_is_shown_as_training_sees_it(transfer):

@@ -83,10 +83,10 @@ def test_an_unknown_method_or_start_is_named(finetune):
     assert "no folder and no module named 'no-such-folder'" in nowhere.err
 
 
-def result(folder, accuracy, n=400, **provenance):
+def result(folder, accuracy, n=400, task="boolq", **provenance):
     """A folder as `transfer finetune` leaves it."""
     card = card_of(
-        metrics={"test": {"loss": 0.5, "accuracy": accuracy}}, data={"sizes": {"test": n}}, provenance=provenance
+        task, metrics={"test": {"loss": 0.5, "accuracy": accuracy}}, data={"sizes": {"test": n}}, provenance=provenance
     )
     return save_module(Module.new(card, tensors_of("lora", seed=round(accuracy * 1000))), folder)
 
@@ -99,12 +99,33 @@ def test_results_side_by_side(transfer, tmp_path):
     assert [row["from"] for row in rows] == ["initialization for boolq", "scratch"]
     assert rows[0]["n"] == 400
     # Wilson: (.75 + z^2 / 800 -+ z sqrt(.75 * .25 / 400 + z^2 / 640000)) / (1 + z^2 / 400)
-    assert rows[0]["95% interval"] == "0.705 to 0.790"
+    assert [round(edge, 3) for edge in rows[0]["interval_95"]] == [0.705, 0.790]
     shown = transfer("compare", first, second)
     assert shown.code == 0
     assert "0.750" in shown.out
+    assert "0.705 to 0.790" in shown.out
+    assert "note:" not in shown.out
     assert max(len(line) for line in shown.out.splitlines()) <= 80
     assert transfer("compare", first, second, "--quiet").out == f"{first}\t0.7500\n{second}\t0.5000\n"
+
+
+def test_results_on_different_tasks_are_told_apart(transfer, tmp_path):
+    folders = [result(tmp_path / name, 0.75, task=name) for name in ("boolq", "sentiment")]
+    ran = transfer("compare", *folders)
+    assert "note: results on 2 tasks" in ran.out
+    rows = json.loads(transfer("compare", *folders, "--json").out)
+    assert [row["task"] for row in rows] == ["boolq", "sentiment"]
+
+
+def test_a_tune_that_diverged_says_so(finetune):
+    ran = finetune("--lr", 1e9, "--steps", 4, "--eval-every", 1)
+    assert ran.code == 0, ran.err
+    said = " ".join(ran.out.split())
+    assert "training diverged after step" in said
+    assert "a smaller --learning-rate" in said
+    ran = finetune("--lr", 1e9, "--steps", 4, "--eval-every", 1, "--overwrite", "--json")
+    assert None in [row["loss"] for row in json.loads(ran.out)["history"]]
+    assert "NaN" not in ran.out
 
 
 def test_what_finetune_wrote_can_be_compared(finetune, transfer, tmp_path):
@@ -114,7 +135,8 @@ def test_what_finetune_wrote_can_be_compared(finetune, transfer, tmp_path):
     after = json.loads(ran.out)["after"]
     assert row["accuracy"] == after["metrics"]["accuracy"]
     assert row["n"] == after["n"]
-    assert row["95% interval"] == "{:.3f} to {:.3f}".format(*after["interval_95"])
+    assert row["interval_95"] == after["interval_95"]
+    assert row["task"] == after["task"]
     assert row["from"] == "scratch"
 
 

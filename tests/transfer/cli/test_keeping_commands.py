@@ -42,11 +42,15 @@ def test_weights_on_examples_then_a_tune_that_keeps_the_start(common, transfer, 
     assert (said["name"], said["folds"]) == ("mixing", 2)
     assert sorted(said["sources"]) == sorted(recipe["scores"])
     assert Module.load(tmp_path / "tuned").card.provenance["keep"] == said
-    ran = transfer(
-        "finetune", *common, *quick, "--overwrite", "--keep", "soup", "--soup-with", next(iter(recipe["scores"]))
-    )
+    other = next(iter(recipe["scores"]))
+    ran = transfer("finetune", *common, *quick, "--overwrite", "--keep", "soup", "--soup-with", other)
     assert ran.code == 0, ran.err
-    assert "kept soup of 4 steps" in ran.out + ran.err
+    said = " ".join(ran.out.split())
+    assert "kept soup of 4 steps" in said
+    assert f"after tuning from {begin}, {other}:" in said
+    assert "tuned from step dev loss calibrated dev accuracy" in said
+    assert f"{begin.name} 0 0." in said
+    assert f"{other} 0 0." in said
 
 
 def test_what_does_not_go_together_is_refused_before_anything_is_read(transfer, tmp_path, monkeypatch):

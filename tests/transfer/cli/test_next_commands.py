@@ -121,6 +121,30 @@ def test_what_hurts_is_not_saved_and_the_printed_command_starts_from_scratch(
     assert json.loads(tuned.out)["history"] == json.loads(same.out)["history"]
 
 
+def test_an_initialization_is_replaced_only_when_asked_and_the_next_command_comes_last(
+    transfer, zoo_of, reviews_csv, tmp_path
+):
+    folder, zoo = zoo_of(2)
+    words = (
+        *("init", "--target", reviews_csv, *COLUMNS, "--backbone", folder, "--zoo", zoo.path, "--no-guard"),
+        *("--out", tmp_path / "out", "--examples", 16, "--max-length", 48),
+    )
+    made = transfer(*words, "--explain")
+    assert made.code == 0, made.err
+    *_, explained, following, command = made.out.splitlines()
+    assert explained == f"explained in {tmp_path / 'out' / 'report.html'}"
+    assert (following, command.startswith("  transfer finetune ")) == ("next:", True)
+
+    before = (tmp_path / "out" / "recipe.json").read_bytes()
+    again = transfer(*words)
+    assert again.code == 1
+    assert "already holds a finished result" in again.err
+    assert "--overwrite" in again.err
+    assert (tmp_path / "out" / "recipe.json").read_bytes() == before
+    assert transfer(*words, "--overwrite").code == 0
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
 def test_without_the_guard_the_merge_is_saved_whatever_it_does(transfer, zoo_of, reviews_csv, tmp_path):
     folder, zoo = zoo_of(2)
     out = tmp_path / "out"

@@ -29,6 +29,11 @@ def test_each_row_is_answered_by_the_module_it_names(transfer, backbone_folder, 
         single = transfer("predict", "--file", alone, *(("--delta", by) if by else ()), *common)
         assert line["probabilities"] == pytest.approx(json.loads(single.out)[0]["probabilities"], abs=1e-4)
 
+    none = transfer("predict", "--file", path, "--input-column", "text", *common[2:])
+    assert none.code == 1
+    assert "no choices to answer" in none.err
+    assert "--choices no,yes, or --delta" in none.err
+
     both = transfer("predict", "--file", path, "--delta-column", "by", "--delta", first, *common)
     assert both.code == 1
     assert "exclude each other" in both.err

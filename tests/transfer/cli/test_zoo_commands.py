@@ -75,6 +75,43 @@ def test_the_starter_zoo_given_as_ones_own_is_read_once(transfer):
     assert len(listed) == len(Zoo.starter())
 
 
+@pytest.mark.parametrize("option", ["--task", "--method", "--category", "--backbone"])
+def test_what_no_module_has_is_told_with_what_there_is(transfer, option):
+    ran = transfer("zoo", "ls", option, "nosuch")
+    assert ran.code == 0
+    assert f"no module of the {option[2:]} 'nosuch'; there are " in ran.out
+    assert json.loads(transfer("zoo", "ls", option, "nosuch", "--json").out) == []
+
+
+def test_what_no_module_has_at_once_is_told(transfer):
+    assert "no module has all of this at once" in transfer("zoo", "ls", "--task", "sst2", "--category", "nli").out
+
+
+def test_a_zoo_that_is_not_there_is_not_verified(transfer, tmp_path):
+    ran = transfer("zoo", "verify", "--zoo", tmp_path / "nowhere")
+    assert ran.code == 1
+    assert f"there is no zoo {tmp_path / 'nowhere'}" in ran.err
+
+
+def test_quiet_commands_print_ids_and_problems_alone(transfer, folders, tmp_path):
+    option = ("--zoo", tmp_path / "mine")
+    added = transfer("zoo", "add", *folders, *option, "--quiet").out.split()
+    assert added == transfer("zoo", "ls", *option, "--quiet", "--backbone", "tiny").out.split() != []
+    assert transfer("zoo", "show", added[0], *option, "--quiet").out == f"{added[0]}\n"
+    assert transfer("zoo", "verify", *option, "--quiet").out == ""
+    _no_tensors(tmp_path / "mine" / "modules" / added[0])
+    ran = transfer("zoo", "verify", *option, "--quiet")
+    assert (ran.code, ran.out.count("\n"), added[0] in ran.out) == (1, 1, True)
+
+
+def test_what_was_removed_or_exported_is_told_as_json(transfer, own, tmp_path):
+    zoo, option = own
+    first, second, _ = zoo.ids()
+    exported = json.loads(transfer("zoo", "export", first, tmp_path / "alone", *option, "--json").out)
+    assert exported == {"module": first, "folder": str(tmp_path / "alone")}
+    assert json.loads(transfer("zoo", "rm", first, second, *option, "--json").out) == {"removed": [first, second]}
+
+
 def test_all_is_well(transfer, own):
     ran = transfer("zoo", "verify", *own[1])
     assert (ran.code, ran.out) == (0, f"{3 + len(Zoo.starter())} modules checked; 0 problems\n")

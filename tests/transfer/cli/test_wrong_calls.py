@@ -1,0 +1,94 @@
+"""Calls that cannot be meant: told at once, in the words of the command line, with what to do."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from transfer.cli.places import check_writable
+from zoo.errors import PathError
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            ((name, "--target", "boolq", "--seed", seed))
+            for name in ("init", "score", "finetune")
+            for seed in (-1, 2**32)
+        ),
+        *((name, "--target", "boolq", "--examples", -5) for name in ("init", "score", "finetune")),
+        ("zoo", "build", "--tasks", "t", "--out", "o", "--seed", -1),
+        ("score", "--target", "boolq", "--top", -3),
+        ("tasks", "show", "boolq", "--rows", -2),
+    ],
+    ids=lambda words: " ".join(map(str, words)),
+)
+def test_numbers_outside_their_range_are_usage_errors(words, transfer):
+    ran = transfer(*words)
+    assert ran.code == 2
+    assert f"Invalid value for '{words[-2]}'" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("--how", "xyzzy"), "one of these names"),
+        (("--merge", "xyzzy"), "one of these names"),
+        (("--merge", "atuo"), "did you mean 'auto'?"),
+        (("--merge", "linear", "--density", 0.5), "--merge dare or dare-ties or knots or ties"),
+        (("--density", 0.5), "--merge dare or dare-ties or knots or ties"),
+        (("--method", "adapter", "--scale", 0.5), "--merge task-arithmetic"),
+        (("--auto", "--how", "best"), "leave out --auto, or --weighting"),
+        (("--auto", "--no-guard"), "leave out --auto, or --no-guard"),
+        (("--auto", "--rank", 3), "leave out --auto, or these"),
+    ],
+)
+def test_init_says_what_to_do_before_anything_is_read(words, hint, transfer, tmp_path, monkeypatch):
+    monkeypatch.setattr("transfer.cli.options.read_task", None)
+    ran = transfer("init", "--target", "boolq", "--out", tmp_path / "out", *words)
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1] == f"try:   {hint}"
+
+
+def test_what_is_excluded_needs_something_that_is_mixed(transfer, tmp_path, monkeypatch):
+    monkeypatch.setattr("transfer.cli.options.read_task", None)
+    ran = transfer("finetune", "--target", "boolq", "--exclude", "mr", "--out", tmp_path / "out")
+    assert ran.code == 1
+    assert "--keep best mixes nothing" in ran.err
+    assert "try:   --keep auto, mixing, mixing-rest" in ran.err
+
+
+@pytest.mark.parametrize("command", ["init", "finetune", "predict"])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(command, transfer, reviews_csv, tmp_path, monkeypatch):
+    monkeypatch.setattr("transfer.cli.options.read_backbone", None)
+    given = {
+        "predict": ("--file", reviews_csv, "--choices", "bad,good"),
+        "init": ("--target", reviews_csv, "--label-column", "verdict"),
+        "finetune": ("--target", reviews_csv, "--label-column", "verdict"),
+    }
+    ran = transfer(command, *given[command], "--out", reviews_csv / "out")
+    assert ran.code == 1
+    assert f"cannot write {reviews_csv / 'out'}" in ran.err
+    assert ran.err.splitlines()[-1] == "try:   another --out"
+
+
+def test_finetune_looks_at_the_zoo_that_it_adds_to(transfer, reviews_csv, tmp_path, monkeypatch):
+    monkeypatch.setattr("transfer.cli.options.read_backbone", None)
+    common = ("finetune", "--target", reviews_csv, "--label-column", "verdict", "--out", tmp_path / "out")
+    ran = transfer(*common, "--add", "--zoo", reviews_csv / "zoo")
+    assert ran.err.splitlines()[-1] == "try:   another --zoo"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_read_only_folder_is_told_by_the_path_that_was_given(tmp_path):
+    (tmp_path / "shut").mkdir(mode=0o555)
+    with pytest.raises(PathError, match="may not be written") as caught:
+        check_writable(tmp_path / "shut" / "deep" / "out")
+    assert "deep" in caught.value.asked
+
+
+def test_a_place_that_can_be_made_passes(tmp_path):
+    check_writable(tmp_path / "a" / "b" / "c")
+    assert not (tmp_path / "a").exists()
