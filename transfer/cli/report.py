@@ -143,19 +143,20 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str)
     )
     names = [Path(name).name for name in _ingredients(result.start, result.kept)]
     tags = [tag for tag in ("ingredient", "pull") if any(tag in row for row in tuned.history)]  # tell runs apart
-    output.table(
-        (*("tuned from" if tag == "ingredient" else tag for tag in tags), *STEPS),
-        [
-            (
-                *(names[int(row[tag])] if tag == "ingredient" and tag in row else row.get(tag) for tag in tags),
-                int(row["step"]),
-                *(row.get(name) for name in ("loss", "calibrated", "accuracy")),
-            )
-            for row in tuned.history
-        ],
-        flexible="tuned from",
-    )
-    output.say("calibrated: dev loss after one factor on all scores; it chooses the step")
+    if tuned.history:  # with folds there is none
+        output.table(
+            (*("tuned from" if tag == "ingredient" else tag for tag in tags), *STEPS),
+            [
+                (
+                    *(names[int(row[tag])] if tag == "ingredient" and tag in row else row.get(tag) for tag in tags),
+                    int(row["step"]),
+                    *(row.get(name) for name in ("loss", "calibrated", "accuracy")),
+                )
+                for row in tuned.history
+            ],
+            flexible="tuned from",
+        )
+        output.say("calibrated: dev loss after one factor on all scores; it chooses the step")
     for step in diverged(tuned.history):
         output.say(
             f"training diverged after step {step}: the dev loss is no number from there on; "

@@ -55,7 +55,7 @@ def test_one_command_merges_a_mixed_zoo_says_how_and_what_comes_out_is_tuned_and
 def test_options_of_rules_and_blocks(mixed, transfer, reviews_csv, tmp_path):
     folder, zoo = mixed
     target = ("--target", reviews_csv, *COLUMNS, "--backbone", folder, "--zoo", zoo, "--max-length", 48)
-    common = ("init", *target, "--examples", 8, "--no-guard", "--json", "--out", tmp_path / "out")
+    common = ("init", *target, "--examples", 8, "--no-guard", "--json", "--out", tmp_path / "out", "--overwrite")
     for flags, options in (
         (("--merge", "svd", "--rank", 3), {"rank": 3}),
         (("--merge", "svd", "--energy", 0.9), {"energy": 0.9}),
