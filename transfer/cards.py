@@ -66,7 +66,7 @@ def module_of(
             **versions(),
             "base_model": backbone.base_model,
             "kind": backbone.kind,
-            "started_from": named,
+            "started_from": taken_from(named, kept),
             "best_step": tuned.best_step,
             "keep": dict(kept),
         },
@@ -107,3 +107,19 @@ def versions() -> dict[str, str]:
         "transformers": version("transformers"),
         "python": platform.python_version(),
     }
+
+
+def taken_from(start: str, kept: Mapping[str, Any]) -> str:
+    """Where a result comes from: the start, or of a soup the starts that are in it."""
+    names = ingredients(start, kept)
+    if "taken" in kept:
+        names = [start if name == "start" else name for name in kept["taken"]]
+    if not names or names[0].startswith("order "):  # one start in several orders of data
+        return start
+    return ", ".join(names)
+
+
+def ingredients(start: str, kept: Mapping[str, Any]) -> list[str]:
+    """Names of what a soup was made from; none for other ways of keeping."""
+    names = [row["name"] for row in kept.get("ingredients", ())]
+    return [start if name == "start" else name for name in names]

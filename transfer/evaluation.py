@@ -90,7 +90,7 @@ def check_split(task: Task, split: str) -> None:
         DataError: it is empty, a row has no label, or there is nothing to choose.
     """
     if split not in SPLITS:
-        raise ConfigError(f"no split {split!r}", found=", ".join(SPLITS))
+        raise ConfigError(f"no split {split!r}", found=", ".join(SPLITS), hint="--split test")
     rows = task.splits[split]
     if len(rows) == 0:
         raise DataError(f"the {split} split of {task.name!r} is empty", hint="--split " + _fullest(task))

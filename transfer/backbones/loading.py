@@ -33,6 +33,7 @@ KINDS = Registry(
         "seq2seq": "transfer.backbones.seq2seq:Seq2SeqBackbone",
         "causal": "transfer.backbones.causal:CausalBackbone",
     },
+    beside=("auto",),
 )
 
 

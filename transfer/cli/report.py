@@ -125,6 +125,8 @@ def _share(weight: float) -> str:
 
 def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str) -> None:
     """How training went on dev, what came out on test, and where it is."""
+    from transfer.cards import ingredients, taken_from
+
     tuned = result.tuned
     output.json(
         {
@@ -141,8 +143,8 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str)
             **sparsity_facts(result),
         }
     )
-    names = [Path(name).name for name in _ingredients(result.start, result.kept)]
-    tags = [tag for tag in ("ingredient", "pull") if any(tag in row for row in tuned.history)]  # tell runs apart
+    names = [Path(name).name for name in ingredients(result.start, result.kept)]
+    tags = [tag for tag in ("ingredient", "pull", "way") if any(tag in row for row in tuned.history)]  # tell runs apart
     if tuned.history:  # with folds there is none
         output.table(
             (*("tuned from" if tag == "ingredient" else tag for tag in tags), *STEPS),
@@ -188,22 +190,6 @@ def diverged(history: Sequence[Mapping[str, float]]) -> list[int]:
         for before, row in pairwise(history)
         if before["step"] < row["step"] and math.isfinite(before["loss"]) and not math.isfinite(row["loss"])
     ]
-
-
-def taken_from(start: str, kept: Mapping[str, Any]) -> str:
-    """Where a result comes from: the start, or of a soup the starts that are in it."""
-    names = _ingredients(start, kept)
-    if "taken" in kept:
-        names = [start if name == "start" else name for name in kept["taken"]]
-    if not names or names[0].startswith("order "):  # one start in several orders of data
-        return start
-    return ", ".join(names)
-
-
-def _ingredients(start: str, kept: Mapping[str, Any]) -> list[str]:
-    """Names of what a soup was made from; none for other ways of keeping."""
-    names = [row["name"] for row in kept.get("ingredients", ())]
-    return [start if name == "start" else name for name in names]
 
 
 def sparsity_facts(result: Finetuned) -> dict[str, Any]:

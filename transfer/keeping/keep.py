@@ -74,12 +74,12 @@ class Trial:
         self.steps += tuned.steps
         self.seconds += tuned.seconds
 
-    def take(self, other: Trial, prefix: str = "") -> None:
-        """The candidates and costs of another run; where it has a candidate that is here, the one here stays."""
+    def take(self, other: Trial, prefix: str = "", **tag: Any) -> None:
+        """The candidates and costs of another run, as `count`; of two candidates of one label the one here stays."""
         for label, tensors in other.tensors.items():
             if prefix + label not in self.tensors:
                 self.add(prefix + label, tensors, other.losses.get(label))
-        self.history += other.history
+        self.history += [{**row, **tag} for row in other.history]
         self.steps += other.steps
         self.seconds += other.seconds
         self.notes |= other.notes

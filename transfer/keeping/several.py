@@ -45,5 +45,5 @@ class Auto(Keep):
         if "l2-sp" in ways:
             trial.take(L2SP().trial(work, train, dev, part))
         if "mixing" in ways and work.sources and not getattr(work.method, "reparameterisation", None):
-            trial.take(Mixing().trial(work, train, dev, part), MIXING)
+            trial.take(Mixing().trial(work, train, dev, part), MIXING, way="mixing")
         return trial

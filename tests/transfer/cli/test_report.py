@@ -6,7 +6,8 @@ from math import inf, nan
 
 import pytest
 
-from transfer.cli.report import diverged, licences, taken_from
+from transfer.cards import taken_from
+from transfer.cli.report import diverged, licences
 
 
 def recipe(**weights):

@@ -203,9 +203,8 @@ def test_answers_of_one_module_at_weight_1_and_of_what_was_saved_and_read_again(
     same = run([one], {one.id: 1.0}, how, exact=True, **options)
     torch.testing.assert_close(answers(backbone, same), answers(backbone, one), rtol=2e-4, atol=2e-4)
     merged = run(modules, {module.id: 1 / 3 for module in modules}, how)
-    unused = ("backbone", "kind", "base_model_prefix", "modules", "weights", "scores", "estimator", "verdict")
-    fields = ("target", "handed_over", *unused)
-    recipe = {**dict.fromkeys(fields), "backbone": "tiny", "kind": "encoder", "schema": 1}
+    recipe = {"backbone": "tiny", "kind": "encoder", "base_model_prefix": "", "schema": 1, "verdict": None}
+    recipe |= {"modules": [], "weights": {}, "scores": {}, "estimator": "gradient:first-order"}
     recipe |= {"method": method, "settings": merged.settings, "fingerprint": backbone.fingerprint}
     recipe["handed_over"] = "scratch"
     recipe["target"] = {"name": "toy"}
