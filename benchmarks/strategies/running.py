@@ -27,8 +27,6 @@ from transfer.errors import TransferError
 
 MIDDLE = 60  # the step whose accuracy stands for a fixed budget
 RATE_SEED = 0
-
-
 METRICS = ("accuracy", "macro_f1", "loss", "held_accuracy", "held_loss")
 
 

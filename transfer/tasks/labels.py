@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from transfer.errors import DataError
@@ -96,17 +96,12 @@ def fixed_labels(
     first = 0
     if positions and not any(column in table.label_names for table in tables.values()):
         first = _first_number((value, len(choices)) for table in tables.values() for value in table.need(column))
-    labels: dict[str, list[int]] = {}
-    for split, table in tables.items():
-        labels[split] = []
-        for row, value in enumerate(table.need(column)):
-            label = _position(value, first) if positions else _find(value, exact, folded) if values else None
-            if label is None:
-                label = _find(_named(table, column, value), exact, folded)
-            if label is None or not 0 <= label < len(choices):
-                raise _out_of_range(table, row, column, value, choices, first)
-            labels[split].append(label)
-    return labels, first
+
+    def place(table: Table, row: int, value: Any, choices: Sequence[str]) -> int | None:
+        label = _position(value, first) if positions else _find(value, exact, folded) if values else None
+        return _find(_named(table, column, value), exact, folded) if label is None else label
+
+    return _each_row(tables, column, {split: [choices] * len(table) for split, table in tables.items()}, place, first)
 
 
 def row_labels(
@@ -136,18 +131,31 @@ def row_labels(
     texts = all(_own_text(value, own) is not None for value, own in said)
     plain = given is None and letters is None and not texts
     first = _first_number((value, len(own)) for value, own in said) if plain else 0
+
+    def place(table: Table, row: int, value: Any, own: Sequence[str]) -> int | None:
+        if letters is not None:
+            names = [str(name) for name in table.need(letters)[row]]
+            return names.index(str(value)) if str(value) in names else None
+        if given is not None:
+            return given.get(_key(value))
+        return _own_text(value, own) if texts else _own_place(value, own, first)
+
+    return _each_row(tables, column, choices, place, first)
+
+
+def _each_row(
+    tables: Mapping[str, Table],
+    column: str,
+    choices: Mapping[str, Sequence[Sequence[str]]],
+    place: Callable[[Table, int, Any, Sequence[str]], int | None],
+    first: int,
+) -> tuple[dict[str, list[int]], int]:
+    """split -> what `place` says of each row, held against the row's choices; and `first`."""
     labels: dict[str, list[int]] = {}
     for split, table in tables.items():
         labels[split] = []
         for row, (value, own) in enumerate(zip(table.need(column), choices[split], strict=True)):
-            label: int | None = None
-            if letters is not None:
-                names = [str(name) for name in table.need(letters)[row]]
-                label = names.index(str(value)) if str(value) in names else None
-            elif given is not None:
-                label = given.get(_key(value))
-            else:
-                label = _own_text(value, own) if texts else _own_place(value, own, first)
+            label = place(table, row, value, own)
             if label is None or not 0 <= label < len(own):
                 raise _out_of_range(table, row, column, value, own, first)
             labels[split].append(label)
