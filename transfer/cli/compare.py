@@ -42,12 +42,15 @@ def compare(
         rows.append((str(folder), card.task, begun, accuracy, [low, high], n))
     names = ("result", "task", "from", "accuracy", "interval_95", "n")
     output.json([dict(zip(names, row, strict=True)) for row in rows])
-    # The last part of a path says enough here; all of it is in the JSON.
+    # Last parts of paths and sizes by task keep it within 80 columns; all of it is in the JSON.
+    ends = [Path(row[0]).name for row in rows]
     shown = [
-        (folder, task, Path(begun).name, accuracy, "{:.3f} to {:.3f}".format(*edges), n)
-        for folder, task, begun, accuracy, edges, n in rows
+        (end if ends.count(end) == 1 else folder, task, Path(begun).name, accuracy, "{:.3f} to {:.3f}".format(*edges))
+        for end, (folder, task, begun, accuracy, edges, _) in zip(ends, rows, strict=True)
     ]
-    output.table(("result", "task", "from", "accuracy", "95% interval", "n"), shown, flexible="from")
+    output.table(("result", "task", "from", "accuracy", "95% interval"), shown, flexible="from")
+    sizes = sorted({(task, n) for _, task, _, _, _, n in rows})
+    output.say("test examples: " + ", ".join(f"{n} of {task}" for task, n in sizes))
     if len(tasks := {row[1] for row in rows}) > 1:
         output.say(f"note: results on {len(tasks)} tasks; accuracies on different tasks say nothing of each other")
     if output.quiet and not as_json:

@@ -117,6 +117,28 @@ def test_results_on_different_tasks_are_told_apart(transfer, tmp_path):
     assert [row["task"] for row in rows] == ["boolq", "sentiment"]
 
 
+def test_long_names_of_folders_stay_on_one_line(transfer, tmp_path):
+    names = "sentiment-lora-scratch", "sentiment-lora-tuned", "boolq-lora-tuned"
+    folders = [
+        result(tmp_path / "demo" / name, 0.75, task=name.split("-")[0], started_from="sentiment-lora") for name in names
+    ]
+    lines = transfer("compare", *folders).out.splitlines()
+    for name in names:
+        (line,) = [line for line in lines if name in line]
+        assert "0.705 to 0.790" in line
+    assert max(map(len, lines)) <= 80
+    assert "test examples: 400 of boolq, 400 of sentiment" in lines
+
+
+def test_folders_of_one_name_are_shown_with_their_paths(transfer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("a", "b"):
+        result(tmp_path / place / "tuned", 0.75)
+    out = transfer("compare", "a/tuned", "b/tuned").out
+    assert "a/tuned" in out
+    assert "b/tuned" in out
+
+
 def test_a_tune_that_diverged_says_so(finetune):
     ran = finetune("--lr", 1e9, "--steps", 4, "--eval-every", 1)
     assert ran.code == 0, ran.err
