@@ -10,6 +10,7 @@ from pathlib import Path
 from transfer.backbones.backbone import Backbone
 from transfer.deltas import METHODS
 from transfer.errors import ConfigError, DeltaError
+from transfer.initialization import RECIPE, Initialization
 from transfer.paths import without_folders
 from transfer.similarity.signatures import module_signature, task_signature
 from transfer.tasks import Task
@@ -47,7 +48,8 @@ def import_checkpoint(
             gradient part of its own.
         allow_pickle: Read a pickle where there is no safetensors file: tensors and nothing else.
     Raises:
-        ConfigError: a plain checkpoint, and no backbone is given; or one with a card, and what that says is given too.
+        ConfigError: a plain checkpoint, and no backbone is given; or one with a card, and what that says is given too;
+            or what `Initialization.save` wrote.
         DeltaError: names or shapes do not go with the backbone.
         FormatError: the folder holds a variant that cannot be read.
         ZooError: an exported module is not what its card says.
@@ -62,6 +64,13 @@ def import_checkpoint(
         found = Module.load(folder)
         check_content(found)
         return Imported(Module.new(found.card, dict(found.tensors()), found.signature, found.start()))
+    if (folder / RECIPE).is_file():
+        made = Initialization.load(folder)
+        raise ConfigError(
+            f"{folder} is no module that was trained on a task",
+            found=made.name,
+            hint=f"transfer finetune --start {shlex.quote(str(folder))} --target NAME --out FOLDER, and add FOLDER",
+        )
     format_ = detect(folder)
     if backbone is None:
         raise ConfigError(

@@ -18,6 +18,7 @@ from transfer.deltas import METHODS
 from transfer.deltas.delta import Delta
 from transfer.errors import ConfigError, DeltaError
 from transfer.importing import import_checkpoint, task_name
+from transfer.initializing import initialize
 from transfer.similarity.signatures import gradient_sketch
 from zoo import FormatError, Module, Zoo
 
@@ -193,6 +194,15 @@ def test_a_folder_without_a_checkpoint_is_refused(bert, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FormatError):
         import_checkpoint(tmp_path / "empty", bert)
+
+
+def test_an_initialization_is_no_module_of_a_task(small_zoo, tmp_path):
+    backbone, zoo = small_zoo()
+    folder = initialize(small.toy_target(), zoo, backbone, guard=False).save(tmp_path / "toy-lora")
+    with pytest.raises(
+        ConfigError, match=r"(?s)no module that was trained.*initialization for toy.*finetune --start .*toy-lora"
+    ):
+        import_checkpoint(folder, backbone)
 
 
 @pytest.mark.parametrize(
