@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from transfer.backbones.backbone import Backbone
+from transfer.backbones.loading import without_chatter
 from transfer.deltas.delta import Delta
 from transfer.deltas.folding import merged_values
 from transfer.errors import DeltaError
@@ -46,7 +47,7 @@ def export_merged(module: Module, folder: Path | str, backbone: Backbone, force:
                 found=f"{len(added)} biases that this class has not, {added[0]} for example",
                 hint="keep it as a module; or train one on places that have a bias",
             )
-        with whole_folder(folder, (), CARD) as part:
+        with whole_folder(folder, (), CARD) as part, without_chatter():
             model.save_pretrained(part, state_dict={**state, **values})
             backbone.tokenizer.save_pretrained(part)
             (part / CARD).write_text(_card(module, backbone), encoding="utf-8")

@@ -42,14 +42,16 @@ def answers(model, tokenizer):
     ("arch", "name"),
     [("bert", "lora"), ("bert", "bitfit"), ("roberta", "lora"), ("t5", "lora"), ("gpt2", "lora"), ("gpt2", "bitfit")],
 )
-def test_transformers_loads_what_answers_like_backbone_and_module(arch, name, tmp_path):
+def test_transformers_loads_what_answers_like_backbone_and_module(arch, name, tmp_path, capfd):
     backbone = tiny.tiny_backbone(arch)
     before = backbone.choice_logits(toy_target().dev)
     module = module_for(backbone, METHODS.get(name)())
     with backbone.use(Delta.from_module(module)):
         expected = answers(backbone.model, backbone.tokenizer)
         scored = backbone.choice_logits(toy_target().dev)
+    capfd.readouterr()
     folder = export_merged(module, tmp_path / "model", backbone)
+    assert capfd.readouterr().err == ""  # no bar for writing a file
     assert torch.equal(backbone.choice_logits(toy_target().dev), before)
     model, report = CLASSES[arch].from_pretrained(folder, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))

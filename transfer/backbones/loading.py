@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -217,27 +219,39 @@ def _folder(name: str) -> Path | None:
     return None
 
 
+@contextlib.contextmanager
+def without_chatter() -> Iterator[None]:
+    """transformers without bars and warnings: one for reading 22 M parameters says nothing."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # a pooler that is not used is not worth a table of warnings
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def _load(name: str, folder: Path | None, kind: str) -> tuple[Any, Any, str]:
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-    from transformers.utils import logging
 
     classes = {"encoder": AutoModel, "seq2seq": AutoModelForSeq2SeqLM, "causal": AutoModelForCausalLM}
     source: dict[str, Any] = {
         "pretrained_model_name_or_path": str(folder) if folder is not None else name,
         "trust_remote_code": False,  # None would ask on the terminal
     }
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # a bar for reading 22 M parameters says nothing
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # a pooler that is not used is not worth a table of warnings
     try:
-        config = AutoConfig.from_pretrained(**source)
-        found = kind_of(config, name) if kind == "auto" else kind
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        # safetensors only: a pickle from a stranger runs code.
-        model, report = classes[found].from_pretrained(
-            **source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
+        with without_chatter():
+            config = AutoConfig.from_pretrained(**source)
+            found = kind_of(config, name) if kind == "auto" else kind
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+            # safetensors only: a pickle from a stranger runs code.
+            model, report = classes[found].from_pretrained(
+                **source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(
@@ -245,10 +259,6 @@ def _load(name: str, folder: Path | None, kind: str) -> tuple[Any, Any, str]:
             found=first[:300],
             hint="a folder with config.json, tokenizer and model.safetensors; a Hub id; or --backbone embedded",
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < FEWEST_TOKENS:
         # Without its files transformers makes up a tokenizer that knows special tokens only.
         raise BackboneError(

@@ -24,7 +24,7 @@ from transfer.similarity.switching import method_of
 from zoo import Module
 
 # Settings that products account for.
-SCALING = frozenset({"rank", "alpha", "ranks", "alphas", "rslora", "places", "parts", "embeddings"})
+SCALING = frozenset({"rank", "alpha", "ranks", "alphas", "places", "parts", "embeddings"})
 
 
 class Factor(NamedTuple):
