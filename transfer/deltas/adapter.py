@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from transfer.deltas.attached import Holder, Site
 from transfer.deltas.bottleneck import ACTIVATIONS, BottleneckMethod, BottleneckSite
 from transfer.deltas.modules import features, linear_features
 from transfer.deltas.norms import is_norm
+from transfer.deltas.site import Holder, Site
 from transfer.errors import ConfigError, DeltaError
 
 __all__ = ["ACTIVATIONS", "Adapter", "AdapterSite", "adapter_shapes", "fill_adapter"]

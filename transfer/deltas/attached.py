@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,84 +12,11 @@ from torch.utils.hooks import RemovableHandle
 
 from transfer.deltas.dotted import joined
 from transfer.deltas.modules import Part, device_of, named_modules
+from transfer.deltas.site import Site
 from transfer.errors import DeltaError
 
 if TYPE_CHECKING:
     from transfer.deltas.method import DeltaMethod
-
-
-class Holder(Part):
-    """Holds what is called `<name>.weight` and `<name>.bias`."""
-
-    weight: nn.Parameter
-    bias: nn.Parameter
-
-
-class Site(Part):
-    """What a method puts at one place: parameters, and hooks that are bound methods (closures do not pickle).
-
-    Parameters are registered under the local part of their canonical names, dots included:
-    `adapter_down.weight` becomes a child `adapter_down` that holds `weight`.
-    """
-
-    def __init__(self, place: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        super().__init__()
-        self.place = place
-        self._rows: dict[str, torch.Tensor] = {}
-        for name, tensor in tensors.items():
-            holder: nn.Module = self
-            *path, last = name.split(".")
-            for part in path:
-                if part not in holder._modules:
-                    holder.add_module(part, Holder())
-                holder = holder.get_submodule(part)
-            holder.register_parameter(last, nn.Parameter(tensor.detach().clone()))
-
-    def install(self, module: nn.Module) -> list[RemovableHandle]:
-        """Register this site's hooks on the module at its place; the handles take them off."""
-        raise NotImplementedError(f"{type(self).__name__} has no hooks")
-
-    def uninstall(self, module: nn.Module) -> None:
-        """Undo what `install` did beside hooks; most sites have nothing to undo."""
-
-    def train_rows(self, rows: Mapping[str, torch.Tensor]) -> None:
-        """Train these rows of parameters only: the gradients of the others are zero, whatever their values.
-
-        Args:
-            rows: Local name of a parameter -> boolean, one for each of its rows.
-        """
-        self._rows = dict(rows)
-        for name, trained in self._rows.items():
-            parameter = self.get_parameter(name)
-            trains = parameter.requires_grad
-            parameter.requires_grad_(True)  # a frozen one takes no hook, and may be thawed later
-            parameter.register_hook(functools.partial(_rows_alone, trained))
-            parameter.requires_grad_(trains)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.train_rows(self._rows)  # neither copies nor pickles of a parameter keep its hooks
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Local name -> tensor, as stored. A site that trains something else folds it here."""
-        return dict(self.named_parameters())
-
-    @torch.no_grad()
-    def load(self, name: str, tensor: torch.Tensor) -> None:
-        """Copy `tensor` into the one of that local name, keeping dtype and device."""
-        self.get_parameter(name).copy_(tensor)
-
-    def changes(self, module: nn.Module) -> dict[str, torch.Tensor] | None:
-        """Local parameter name of the module at the place -> what, added to it, acts as this site does.
-
-        None where no change of parameters does that. A `bias` may be named that the module does not have.
-        """
-        return None
-
-
-def _rows_alone(rows: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """The gradient with zeros in all rows but these."""
-    return gradient * rows.to(gradient).view(-1, *[1] * (gradient.dim() - 1))
 
 
 class Attachment(Part):
@@ -272,13 +198,6 @@ def backbone_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     for name, module in named_modules(model).items():
         for local, parameter in module.named_parameters(recurse=False):
             yield joined(name, local), parameter
-
-
-def own_precision(x: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """`x` in the dtype of the delta, since a backbone in bf16 hands over bf16; autocast does its own casting."""
-    if x.dtype == parameter.dtype or torch.is_autocast_enabled(x.device.type):
-        return x
-    return x.to(parameter.dtype)
 
 
 def check_tensors(

@@ -14,10 +14,10 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from transfer.deltas.addressing import Parts, find_parts
-from transfer.deltas.attached import Site
 from transfer.deltas.common_structure import structure
 from transfer.deltas.method import DeltaMethod
 from transfer.deltas.modules import features, inner_model
+from transfer.deltas.site import Site
 from transfer.errors import DeltaError
 
 # Without `attn.k`: a change of all keys by the same vector shifts all scores of a query alike, which softmax ignores,

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from transfer.deltas.attached import Holder, Site, own_precision
 from transfer.deltas.method import DeltaMethod
+from transfer.deltas.site import Holder, Site, own_precision
 from transfer.errors import ConfigError
 
 

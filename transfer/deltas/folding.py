@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from transfer.deltas.attached import Attached, Attachment, Site
+from transfer.deltas.attached import Attached, Attachment
 from transfer.deltas.dotted import joined
 from transfer.deltas.modules import named_modules
+from transfer.deltas.site import Site
 from transfer.errors import DeltaError
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from transfer.deltas.addressing import find_places
-from transfer.deltas.attached import Attached, Site, own_precision
+from transfer.deltas.attached import Attached
 from transfer.deltas.method import DeltaMethod, generator_for
 from transfer.deltas.modules import (
     embedding_features,
@@ -25,6 +25,7 @@ from transfer.deltas.modules import (
     linear_features,
     named_modules,
 )
+from transfer.deltas.site import Site, own_precision
 from transfer.errors import ConfigError, DeltaError
 
 Number = TypeVar("Number", int, float)

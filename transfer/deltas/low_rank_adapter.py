@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from transfer.deltas.attached import Site
 from transfer.deltas.bottleneck import BottleneckMethod, BottleneckSite, Factors
 from transfer.deltas.modules import linear_features
+from transfer.deltas.site import Site
 
 
 @dataclass(frozen=True, kw_only=True)

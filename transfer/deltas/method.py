@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from transfer.deltas.addressing import Parts, check_places, find_parts
-from transfer.deltas.attached import Attached, Site, check_tensors
+from transfer.deltas.attached import Attached, check_tensors
 from transfer.deltas.fused import fused_at, layout_of, rows_of_parts
 from transfer.deltas.modules import inner_model, named_modules
+from transfer.deltas.site import Site
 from transfer.errors import ConfigError, DeltaError
 
 

@@ -10,10 +10,11 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from transfer.deltas.attached import Attachment, Site, check_tensors
+from transfer.deltas.attached import Attachment, check_tensors
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.deltas.modules import inner_model, named_modules
+from transfer.deltas.site import Site
 from transfer.errors import ConfigError, DeltaError
 from transfer.registry import Registry
 

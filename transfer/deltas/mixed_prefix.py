@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from transfer.deltas.attached import Site
 from transfer.deltas.common_structure import head_sizes
 from transfer.deltas.method import DeltaMethod
 from transfer.deltas.mixed import MixedSite, Piece, Router
@@ -17,6 +16,7 @@ from transfer.deltas.prefix_interface import ImplementationSwitch, InterfacePref
 from transfer.deltas.prefix_positions import PositionShift
 from transfer.deltas.prefix_rows import RowsPrefixSite
 from transfer.deltas.prefix_site import PrefixSite
+from transfer.deltas.site import Site
 
 
 class PrefixRows(MixedSite):

@@ -10,11 +10,11 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from transfer.deltas.adapter import ACTIVATIONS
-from transfer.deltas.attached import own_precision
 from transfer.deltas.fused import fused_at, rows_of_parts
 from transfer.deltas.method import DeltaMethod
 from transfer.deltas.mixed import MixedSite, Piece, Router
 from transfer.deltas.modules import embedding_features, named_modules
+from transfer.deltas.site import own_precision
 from transfer.errors import DeltaError
 
 

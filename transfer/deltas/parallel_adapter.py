@@ -16,11 +16,11 @@ from torch.utils.hooks import RemovableHandle
 
 from transfer.deltas.adapter import AdapterSite, adapter_shapes, fill_adapter
 from transfer.deltas.addressing import Names, check_places
-from transfer.deltas.attached import Site
 from transfer.deltas.bottleneck import HOULSBY, BottleneckMethod
 from transfer.deltas.dotted import shared_parts
 from transfer.deltas.method import as_names
 from transfer.deltas.modules import features, linear_features, named_modules
+from transfer.deltas.site import Site
 from transfer.errors import ConfigError, DeltaError
 
 

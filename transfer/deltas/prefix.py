@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from transfer.deltas.attached import Site
 from transfer.deltas.common_structure import head_sizes, is_attention
 from transfer.deltas.method import DeltaMethod
 from transfer.deltas.modules import named_modules
 from transfer.deltas.prefix_interface import ImplementationSwitch, InterfacePrefixSite, uses_interface
 from transfer.deltas.prefix_positions import PositionShift, position_modules
 from transfer.deltas.prefix_rows import RowsPrefixSite, kind_of
+from transfer.deltas.site import Site
 from transfer.errors import ConfigError, DeltaError
 
 STANDARD_DEVIATION = 0.02  # of the start, keys and values alike

@@ -19,9 +19,9 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from transfer.deltas.attached import Site
 from transfer.deltas.modules import Part
 from transfer.deltas.prefix_site import PrefixSite, hide, sites_of
+from transfer.deltas.site import Site
 from transfer.errors import DeltaError
 
 BASES = ("eager", "sdpa")  # flash and flex attention take no mask that a prefix could be added to

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from transfer.deltas.attached import Site
 from transfer.deltas.modules import named_modules
+from transfer.deltas.site import Site
 from transfer.errors import DeltaError
 
 LEARNED = ("position_embeddings", "wpe", "embed_positions")

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from transfer.deltas.attached import Site
 from transfer.deltas.queues import join_queue, leave_queue, queue_of
+from transfer.deltas.site import Site
 
 SITES = "_prefix_sites"  # attribute of an attention module
 

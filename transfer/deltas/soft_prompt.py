@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from transfer.deltas.attached import Site
 from transfer.deltas.input_stack import embed, input_place, stack_of
 from transfer.deltas.method import DeltaMethod, generator_for
 from transfer.deltas.modules import named_modules
+from transfer.deltas.site import Site
 from transfer.deltas.soft_prompt_site import SoftPromptSite
 from transfer.errors import ConfigError, DeltaError
 

@@ -11,11 +11,11 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 from transformers.utils import ModelOutput
 
-from transfer.deltas.attached import Site
 from transfer.deltas.input_stack import argument_names, embed, reader_of
 from transfer.deltas.modules import named_modules
 from transfer.deltas.prefix_positions import LEARNED
 from transfer.deltas.queues import join_queue, leave_queue, queue_of
+from transfer.deltas.site import Site
 from transfer.errors import DeltaError
 
 PROMPTS = "_soft_prompts"  # attribute of a stack

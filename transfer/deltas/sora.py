@@ -12,8 +12,9 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import nn
 
-from transfer.deltas.attached import Attached, Site
+from transfer.deltas.attached import Attached
 from transfer.deltas.lora import LoRA, LoRASite
+from transfer.deltas.site import Site
 from transfer.errors import ConfigError
 
 Threshold = Literal["soft", "published-code"]

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from transfer.deltas.attached import Attachment, Site
+from transfer.deltas.attached import Attachment
 from transfer.deltas.dotted import joined
 from transfer.deltas.modules import features, inner_model, named_modules
+from transfer.deltas.site import Site
 
 if TYPE_CHECKING:
     from transfer.deltas.common_structure import Common
