@@ -80,6 +80,11 @@ def write_start_beside(zoo: Path, name: str, tensors: Mapping[str, torch.Tensor]
         return write_start(zoo, f"{short_start(name)}-{digest(halved(tensors))[:8]}", tensors)
 
 
+def has_start(zoo: Path, name: str) -> bool:
+    """Whether the zoo has a start of that name."""
+    return (zoo / FOLDER / f"{check_start(name)}.safetensors").is_file()
+
+
 def read_start(
     zoo: Path, name: str, dtype: torch.dtype | None = None, again: bool = False
 ) -> Mapping[str, torch.Tensor]:

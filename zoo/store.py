@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from zoo import starts
 from zoo.card import differing_setting
 from zoo.catalog import Catalog, Entry, cached_path
-from zoo.errors import CardError, PathError, TensorError, UnknownModuleError, ZooError
+from zoo.errors import CardError, PathError, UnknownModuleError, ZooError
 from zoo.files import sync
 from zoo.locking import writing
 from zoo.module import Module, check_folder, signature_path
@@ -122,7 +122,7 @@ class Zoo(ReadableZoo):
         return starts.read_start(self.path, name, dtype or torch.float32)
 
     def has_start(self, name: str) -> bool:
-        return (self.path / starts.FOLDER / f"{starts.check_start(name)}.safetensors").is_file()
+        return starts.has_start(self.path, name)
 
     def verify(self) -> list[Problem]:
         """Read every file and hold it against its checksum, its card and its id; an empty list means all is well."""
@@ -158,7 +158,7 @@ class Zoo(ReadableZoo):
             ChecksumError: a module of a folder is not what was stored there.
         """
         # Imported here: writing needs torch, and listing must not wait for it.
-        from zoo.writing import share_signature, write_module
+        from zoo.writing import settle_start, share_signature, write_module
 
         self._check_writable()
         folder = self._modules / module.id
@@ -171,7 +171,7 @@ class Zoo(ReadableZoo):
             with writing(self.path):
                 if folder.exists():
                     return self._there(module)
-                name = self._settle_start(module, start)
+                name = settle_start(self.path, module, start)
                 share_signature(self.path, part, draft, module, name)
                 sync(part)
                 os.rename(part, folder)
@@ -258,30 +258,6 @@ class Zoo(ReadableZoo):
             )
         return stored
 
-    def _settle_start(self, module: Module, start: Mapping[str, torch.Tensor] | str | None) -> str | None:
-        """Name of the module's start in this zoo, once it is there; None if it is unknown. The lock is held."""
-        card = module.card
-        if isinstance(start, str):
-            if not self.has_start(start):
-                raise UnknownModuleError(f"no start named {start!r} in {self.path}", hint="give its tensors")
-            return start
-        if start is None and card.start is not None and module.holds_no_start and self.has_start(card.start):
-            return card.start
-        tensors = module.start() if start is None else start
-        if tensors is not None:
-            _check_start(module, tensors)
-        if tensors is None:
-            if card.start is not None:
-                raise UnknownModuleError(
-                    f"module {module.id!r} was trained from {card.start!r}, which is not in {self.path}",
-                    hint="zoo.add(module, start=tensors), or a card with start=None",
-                )
-            return None
-        name = card.start or starts.start_name(
-            card.method, starts.shape_settings(card.method, tensors), card.fingerprint
-        )
-        return starts.write_start_beside(self.path, name, tensors)
-
     def _catalog_path(self) -> Path:
         return cached_path(self.path) if self._catalog_elsewhere() else self.path / CATALOG
 
@@ -322,14 +298,3 @@ class Zoo(ReadableZoo):
 
     def __repr__(self) -> str:
         return f"Zoo({str(self.path)!r}{', read_only=True' if self.read_only else ''})"
-
-
-def _check_start(module: Module, start: Mapping[str, torch.Tensor]) -> None:
-    own = {name: tuple(tensor.shape) for name, tensor in module.tensors().items()}
-    other = {name: tuple(tensor.shape) for name, tensor in start.items()}
-    if own != other:
-        name = next(name for name in sorted({*own, *other}) if own.get(name) != other.get(name))
-        raise TensorError(
-            f"module {module.id!r} was not trained from this start",
-            found=f"{name} is {own.get(name, 'missing')} in the module, {other.get(name, 'missing')} in the start",
-        )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
+from zoo import starts
 from zoo.card import Card
-from zoo.errors import PathError, ZooError
+from zoo.errors import PathError, TensorError, UnknownModuleError, ZooError
 from zoo.files import check_file_hash, sha256, sync, write_through, write_whole
 from zoo.folders import check_replaceable, whole_folder
 from zoo.formats import format_for
@@ -16,7 +20,6 @@ from zoo.names import make_id
 from zoo.record import FILE, SIGNATURE, START, Record
 from zoo.shapes import check_shapes
 from zoo.signature import Signature
-from zoo.starts import halved
 from zoo.tensors import check_values, digest, write_tensors
 
 
@@ -124,7 +127,7 @@ def _finish_alone(folder: Path, record: Record, module: Module, signature: Signa
     card, start = record.card, module.start()
     files = dict(record.files)
     if start is not None:
-        write_tensors(folder / START, halved(start))
+        write_tensors(folder / START, starts.halved(start))
         files[START] = sha256(folder / START)
     elif card.start is not None:
         card = card.changed(start=None)  # a name that leads nowhere from here
@@ -143,3 +146,37 @@ def _finish(folder: Path, record: Record, own: Signature, whole: Signature) -> N
         files[SIGNATURE] = sha256(folder / SIGNATURE)
     record = dataclasses.replace(record, files=files, holds=whole.holds)
     write_through(folder / FILE, record.to_text().encode())
+
+
+def settle_start(zoo: Path, module: Module, start: Mapping[str, torch.Tensor] | str | None) -> str | None:
+    """Name of the module's start in the zoo, once it is there; None if it is unknown. The lock is held."""
+    card = module.card
+    if isinstance(start, str):
+        if not starts.has_start(zoo, start):
+            raise UnknownModuleError(f"no start named {start!r} in {zoo}", hint="give its tensors")
+        return start
+    if start is None and card.start is not None and module.holds_no_start and starts.has_start(zoo, card.start):
+        return card.start
+    tensors = module.start() if start is None else start
+    if tensors is not None:
+        _check_start(module, tensors)
+    if tensors is None:
+        if card.start is not None:
+            raise UnknownModuleError(
+                f"module {module.id!r} was trained from {card.start!r}, which is not in {zoo}",
+                hint="zoo.add(module, start=tensors), or a card with start=None",
+            )
+        return None
+    name = card.start or starts.start_name(card.method, starts.shape_settings(card.method, tensors), card.fingerprint)
+    return starts.write_start_beside(zoo, name, tensors)
+
+
+def _check_start(module: Module, start: Mapping[str, torch.Tensor]) -> None:
+    own = {name: tuple(tensor.shape) for name, tensor in module.tensors().items()}
+    other = {name: tuple(tensor.shape) for name, tensor in start.items()}
+    if own != other:
+        name = next(name for name in sorted({*own, *other}) if own.get(name) != other.get(name))
+        raise TensorError(
+            f"module {module.id!r} was not trained from this start",
+            found=f"{name} is {own.get(name, 'missing')} in the module, {other.get(name, 'missing')} in the start",
+        )
