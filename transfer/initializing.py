@@ -67,8 +67,8 @@ def initialize(
         budget: Seconds for a weighting on examples, or for `auto` (120 if not given); the best so far is taken when
             they are over, and it is said.
         auto: Try scratch, uniform, ties, best single, the families' scores and learned weights by short tunes on the
-            examples, and take the best, never one that is worse than scratch. Estimator, how and guard have no part
-            in it.
+            examples, and take the one with the lowest loss on dev, scratch among them. Estimator, how and guard have
+            no part in it.
         merge: Rule by which modules are merged; "auto" is `linear` where they share a start, else `svd` for LoRA.
         merge_options: Of the rule, such as {"rank": 16} or {"density": 0.2}.
         exclude: Task names and module ids that are left out, beside the target's own task. A name that the zoo does

@@ -109,7 +109,7 @@ class Card:
         settings: All that the method needs to be built again; `places` lists the modules it goes on, in model order.
         backbone: Name of the backbone, for people; the fingerprint decides whether the module fits.
         fingerprint: 64 hex digits of the backbone's weights and vocabulary.
-        category: Kind of task: "sentiment", "inference", ...
+        category: Kind of task: "sentiment", "nli", ...
         metrics: Nested finite numbers, such as {"dev": {"accuracy": 0.9}, "majority": {"accuracy": 0.5}}.
         data: What it was trained on: source, sizes, fields, choices.
         license: Licence of the data, which the merged result inherits.

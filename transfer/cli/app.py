@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="A head start for a new NLP task from the PEFT modules one already has.",
-    epilog="Begin with:  transfer init --target boolq --method lora",
+    epilog="Begin with:  transfer init --target sentiment --method lora --source sample",
 )
 app.command("init", epilog=init.EXAMPLES)(init.init)
 app.command("score", epilog=score.EXAMPLES)(score.score)

@@ -26,7 +26,7 @@ def bench(
         ),
     ],
 ) -> None:
-    """Run a benchmark of the checkout one is in (python -m benchmarks.NAME)."""
+    """Run a benchmark from a checkout of the source (python -m benchmarks.NAME)."""
     from transfer.errors import ConfigError, UnknownNameError
 
     root = next((path for path in (Path.cwd(), Path(__file__).resolve().parents[2]) if _suite(path)), None)

@@ -12,7 +12,7 @@ from transfer.cli.output import Output
 
 EXAMPLES = """\b
 Example:
-  transfer compare boolq-lora-tuned boolq-lora-scratch"""
+  transfer compare sentiment-lora-tuned sentiment-lora-scratch"""
 
 
 def compare(

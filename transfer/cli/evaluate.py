@@ -11,8 +11,8 @@ from transfer.cli.output import Output
 
 EXAMPLES = """\b
 Examples:
-  transfer evaluate --target boolq --delta boolq-lora-tuned
-  transfer evaluate --target boolq --split dev"""
+  transfer evaluate --target sentiment --source sample --delta sentiment-lora-tuned
+  transfer evaluate --target sentiment --source sample --split dev"""
 
 
 def evaluate(

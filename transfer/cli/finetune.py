@@ -14,9 +14,9 @@ from transfer.cli.places import check_new, check_writable
 
 EXAMPLES = """\b
 Examples:
-  transfer finetune --target boolq --start boolq-lora --out boolq-lora-tuned
+  transfer finetune --target sentiment --source sample --start sentiment-lora
   transfer finetune --target reviews.csv --label-column verdict --add
-  transfer finetune --target boolq --method sora --xi 2e-3 --prune"""
+  transfer finetune --target sentiment --source sample --method sora --xi 2e-3 --prune"""
 
 
 def finetune(

@@ -13,8 +13,8 @@ from transfer.cli.places import check_new, check_writable
 
 EXAMPLES = """\b
 Examples:
-  transfer init --target boolq --method lora
-  transfer init --target boolq --auto --budget 60 --explain
+  transfer init --target sentiment --source sample --method lora
+  transfer init --target sentiment --source sample --auto --explain --out auto
   transfer init --target reviews.csv --label-column verdict --top-k 3"""
 
 
@@ -62,15 +62,15 @@ def init(
         float | None, typer.Option("--energy", help="Share of squared singular values that svd, knots, regmean keep.")
     ] = None,
     density: Annotated[
-        float | None, typer.Option("--density", help="Share of each change that ties, dare, dare-ties, knots keep.")
+        float | None, typer.Option("--density", help="Of each change kept; else ties, knots .2, dare, dare-ties .5.")
     ] = None,
-    scale: Annotated[float | None, typer.Option("--scale", help="Of the whole change, for task-arithmetic.")] = None,
+    scale: Annotated[float | None, typer.Option("--scale", help="Of the whole change, for task-arithmetic; else 1.")] = None,
     per_block: Annotated[
         bool, typer.Option("--per-block", help="Score (or learn), weigh and merge each block by itself.")
     ] = False,
     exclude: Annotated[
         str | None,
-        typer.Option("--exclude", help="Tasks or ids left out: a,b; the target's own task always is."),
+        typer.Option("--exclude", help="Tasks or ids left out: a,b; the target's own is, unless --include-own."),
     ] = None,
     include_own: options.IncludeOwn = False,
     guard: Annotated[

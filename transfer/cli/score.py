@@ -11,7 +11,7 @@ from transfer.cli.output import Output
 
 EXAMPLES = """\b
 Examples:
-  transfer score --target boolq --method lora
+  transfer score --target sentiment --source sample --method lora
   transfer score --target reviews.csv --label-column verdict --top 5 --json"""
 
 
@@ -25,7 +25,7 @@ def score(
     ] = "gradient:first-order",
     top: Annotated[int, typer.Option("--top", min=0, help="Rows to print; 0 prints all.")] = 10,
     exclude: Annotated[
-        str | None, typer.Option("--exclude", help="Tasks or ids left out: a,b; the target's own task always is.")
+        str | None, typer.Option("--exclude", help="Tasks or ids left out: a,b; the target's own is, unless --include-own.")
     ] = None,
     include_own: options.IncludeOwn = False,
     source: options.SourceName = None,

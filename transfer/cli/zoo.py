@@ -1,4 +1,4 @@
-"""`transfer zoo`: the modules one has."""
+"""`transfer zoo`: your modules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zoo.catalog import Entry
 
 app = typer.Typer(
-    no_args_is_help=True, help="The modules one has: ls, show, add, build, verify, rm, export.", rich_markup_mode=None
+    no_args_is_help=True, help="Your modules: ls, show, add, build, verify, rm, export.", rich_markup_mode=None
 )
 
 
@@ -91,11 +91,11 @@ def add(
     kind: options.Kind = "auto",
     task: Annotated[str | None, typer.Option("--task", help="Source task; else the name of the folder.")] = None,
     category: Annotated[str, typer.Option("--category", help="Of the source task.")] = "unknown",
-    license: Annotated[str, typer.Option("--license", help="Of the source task's data.")] = "unknown",
+    license: Annotated[str, typer.Option("--license", "--licence", help="Of the source task's data.")] = "unknown",
     signature: Annotated[
         str | None,
         typer.Option(
-            "--signature", metavar="TASK", help="The source task, by name or path: its part of the signature."
+            "--signature", metavar="TASK", help="Source task, by name or path, to make its part of the signature from."
         ),
     ] = None,
     allow_pickle: Annotated[
@@ -147,11 +147,11 @@ def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="The zoo; what is finished in it is not done again.")],
     methods: Annotated[str, typer.Option("--methods", help=f"Of {options.METHOD_NAMES}.")] = "lora,adapter,prefix",
     only: Annotated[str | None, typer.Option("--only", help="Only these tasks: a,b.")] = None,
-    most_tasks: Annotated[int | None, typer.Option("--most-tasks", help="Tasks kept, the clearest.")] = None,
+    most_tasks: Annotated[int | None, typer.Option("--most-tasks", help="Keep at most so many tasks, the clearest.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Training steps a module; else 160.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Examples a step.")] = None,
     any_licence: Annotated[
-        bool, typer.Option("--any-licence", help="Also tasks whose licence forbids commercial use.")
+        bool, typer.Option("--any-licence", "--any-license", help="Also tasks whose licence forbids commercial use.")
     ] = False,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Processes; else 1 with a GPU, up to 4 without.")
