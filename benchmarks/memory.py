@@ -19,3 +19,14 @@ def forget_peak() -> None:
     """The highest mark begins anew."""
     if CLEAR.exists():
         CLEAR.write_text("5", encoding="utf-8")
+
+
+def mark() -> float:
+    """MiB that are resident now, with the highest mark begun anew; for `risen`."""
+    forget_peak()
+    return resident("VmRSS")
+
+
+def risen(since: float) -> int:
+    """How far above a mark the process has been since then, in MiB."""
+    return round(max(0.0, resident("VmHWM") - since))

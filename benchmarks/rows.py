@@ -35,15 +35,15 @@ class Rows:
         self._mended = True
 
     def done(self, **run: Any) -> dict[str, Any] | None:
-        """The row of that run, or None."""
-        for row in self.rows:
+        """The last row of that run, or None."""
+        for row in reversed(self.rows):
             if all(row.get(name) == run.get(name) for name in self.key):
                 return row
         return None
 
     def join(self, other: Rows) -> None:
-        """Count the runs of another file as done too; their rows are not written here."""
-        self.rows += [row for row in other.rows if self.done(**row) is None]
+        """Count the runs of another file as done too; their rows are not written here, nor what failed there."""
+        self.rows += [row for row in other.rows if "error" not in row and self.done(**row) is None]
 
     def add(self, **row: Any) -> dict[str, Any]:
         """Write a row, with where and with what it was run."""
@@ -75,7 +75,7 @@ def environment() -> dict[str, Any]:
 
     return {
         "commit": git("rev-parse", "--short", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "zoo/starter")),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.json", "zoo/starter")),
         "device": f"{'cuda' if torch.cuda.is_available() else 'cpu'}, {platform.machine()}",
         "versions": {name: version(name) for name in ("torch", "transformers", "transfer-zoo")},
     }

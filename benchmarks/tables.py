@@ -173,6 +173,11 @@ def of_step0(benchmark: str, method: str, examples: int) -> str:
     return markdown(starts.STEP0_HEAD, starts.step0_rows(_start_rows(benchmark, method, examples)))
 
 
+def of_held(benchmark: str, method: str, examples: int) -> str:
+    """Every start on dev rows of development targets that nothing else sees."""
+    return markdown(starts.HELD_HEAD, starts.held_rows(_start_rows(benchmark, method, examples)))
+
+
 def of_keeping(benchmark: str, method: str, examples: int) -> str:
     """Every way of keeping the head start, with its control."""
     return markdown(starts.KEEP_HEAD, starts.keep_rows(_start_rows(benchmark, method, examples)))
@@ -205,6 +210,7 @@ TABLES: dict[str, Callable[[], str]] = {
             ("starts", of_starts),
             ("above", of_starts_above),
             ("step0", of_step0),
+            ("held", of_held),
             ("keeping", of_keeping),
             ("targets", of_targets),
             ("categories", of_categories),

@@ -13,6 +13,9 @@ from functools import cache
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from benchmarks.shared_inputs import related
+from benchmarks.targets import TARGETS
+from transfer.errors import DataError
 from transfer.similarity import Target
 from transfer.similarity.capture import batch_gradients
 from transfer.similarity.switching import over_modules
@@ -25,7 +28,7 @@ SOURCE_EXAMPLES = 256  # of a source task, as many as an estimator reads of the 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What is ranked: modules for a target; `matrix` is module task -> target -> accuracy above scratch."""
+    """What is ranked: modules for a target; `matrix` is module id -> target -> accuracy above scratch."""
 
     target: Target
     modules: Sequence[Module]
@@ -40,13 +43,30 @@ def at_random(ranking: Ranking) -> np.ndarray:
 
 
 def target_free(ranking: Ranking) -> np.ndarray:
-    """How much the module's task gave to other targets, on average, the target itself left out."""
-    name = ranking.target.task.name
+    """How much more the module gave to the other report targets than all modules did, on average.
+
+    Each target's mean is taken off first, since a module has no row for its own task and its relatives.
+
+    Raises:
+        DataError: the matrix is not whole.
+    """
+    name, table = ranking.target.task.name, ranking.matrix
+    others = [target for target in TARGETS["report"] if target != name]
+    for target in others:
+        kin = related(target)
+        lacking = [m.id for m in ranking.modules if m.card.task not in kin and target not in table.get(m.id, {})]
+        if lacking:
+            raise DataError(
+                f"the transfer matrix has no row of {len(lacking)} modules on {target!r}",
+                found=f"{lacking[0]}, for example",
+                hint="python -m benchmarks.estimators.matrix",
+            )
+    level = {target: float(np.mean([row[target] for row in table.values() if target in row])) for target in others}
     gains = [
-        [gain for other, gain in ranking.matrix.get(module.card.task, {}).items() if other != name]
+        [table[module.id][target] - level[target] for target in others if target in table.get(module.id, {})]
         for module in ranking.modules
     ]
-    return np.array([float(np.mean(values)) if values else 0.0 for values in gains])
+    return np.array([float(np.mean(values)) for values in gains])
 
 
 def tfidf(ranking: Ranking) -> np.ndarray:

@@ -35,13 +35,13 @@ SEEDS = (0,)
 
 
 def gains(rows: Rows, method: str) -> dict[str, dict[str, float]]:
-    """Source task -> target -> accuracy above the shared start, of modules as they are."""
+    """Module id -> target -> accuracy above the shared start, of modules as they are."""
     here = [row for row in rows.rows if row["method"] == method and row["steps"] == 0]
     scratch = {row["target"]: row["accuracy"] for row in here if row["module"] == "scratch"}
     found: dict[str, dict[str, float]] = {}
     for row in here:
         if row["module"] != "scratch" and row["target"] in scratch:
-            found.setdefault(row["source"], {})[row["target"]] = row["accuracy"] - scratch[row["target"]]
+            found.setdefault(row["module"], {})[row["target"]] = row["accuracy"] - scratch[row["target"]]
     return found
 
 
@@ -99,6 +99,7 @@ def main() -> None:
     )
     units = list(grid)
     pace = Pace(len(units) * len(names))
+    failed: list[str] = []
     for examples, method, task, seed in units:
         modules = find_sources(Zoo.starter(), backbone, method, exclude=related(task))
         for name in names:
@@ -106,9 +107,15 @@ def main() -> None:
             if rows.done(**key) is not None:
                 pace.skip()
                 continue
-            found = scored(name, task, modules, backbone, method, examples, seed, gains(matrix, method))
+            try:
+                found = scored(name, task, modules, backbone, method, examples, seed, gains(matrix, method))
+            except Exception as error:  # whatever it is, the others go on; it has no row, so it is tried again
+                failed.append(f"{task} {method} {examples} {name}: {type(error).__name__}: {error}")
+                continue
             rows.add(**key, **found)
             print(*key.values(), found.get("seconds", found.get("refused")), pace.step(), flush=True)
+    if failed:
+        raise SystemExit("\n".join(["these could not be made:", *failed]))
 
 
 if __name__ == "__main__":

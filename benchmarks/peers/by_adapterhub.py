@@ -31,5 +31,5 @@ def averaged(problem: Problem, strategy: str = "linear", **options: Any) -> Made
             export_as(module, folder / "modules" / f"m{number}", "adapterhub")
         told = ENVIRONMENT.run("inside_adapters", name, strategy, json.dumps(options))
         delta = Delta.load(folder / "average", problem.backbone.model)
-    about = {"peer_versions": told["versions"], "peak_start_mib": told["peak_mib"]}
+    about = {"peer_versions": told["versions"], "start_mib": told["start_mib"]}
     return Made(delta, about, seconds=told["seconds"])

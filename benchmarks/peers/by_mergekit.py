@@ -53,7 +53,7 @@ def merged(problem: Problem, how: str, whole: bool = False) -> Made:
         else:
             without_biases(folder / "lora" / LORA_FILE)
             delta = Delta.load(folder / "lora", model)
-    about = {"peer_versions": told["versions"], "peak_start_mib": told["peak_mib"]}
+    about = {"peer_versions": told["versions"], "start_mib": told["start_mib"]}
     return Made(delta, about, seconds=told["seconds"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,40 @@ from zoo import Module
 DENSITY = 0.2  # of ties and dare_ties, as in PEFT's guide to merging; our own default too
 
 
-def combined(problem: Problem, how: str, estimator: str | None = None, **options: Any) -> Made:
+def share(n: int) -> float:
+    """1 / n: the weights sum to 1."""
+    return 1 / n
+
+
+def mean_of_both(n: int) -> float:
+    """1 / n^2: `linear` takes the root of a weight for A and for B, so this makes both of them plain averages."""
+    return 1 / n**2
+
+
+def whole(n: int) -> float:
+    """1: where signs are elected PEFT takes means itself; its guide to merging begins with 1 for `ties`."""
+    return 1.0
+
+
+def combined(
+    problem: Problem,
+    how: str,
+    estimator: str | None = None,
+    each: Callable[[int], float] = share,
+    **options: Any,
+) -> Made:
     """A start by one of PEFT's combination types.
 
     Args:
         problem: Its modules are merged, its backbone is left as it was found.
         how: `combination_type`.
         estimator: Whose softmax weights are used; None gives every module the same.
+        each: That weight, of the number of modules.
         options: Further arguments of `add_weighted_adapter`.
     """
     modules = problem.modules
-    weights = {m.id: 1 / len(modules) for m in modules} if estimator is None else weigh(problem.scores(estimator))
+    same = each(len(modules))
+    weights = {m.id: same for m in modules} if estimator is None else weigh(problem.scores(estimator))
     importlib.import_module("peft")  # before the clock
     begun = time.perf_counter()
     delta = combine(problem.backbone.model, modules, weights, how, problem.seed, options)

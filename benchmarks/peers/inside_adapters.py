@@ -13,7 +13,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.memory import forget_peak, resident
+from benchmarks.memory import mark, risen
 
 
 def main(name: str, strategy: str, options: str) -> None:
@@ -24,7 +24,7 @@ def main(name: str, strategy: str, options: str) -> None:
     folder = Path(name)
     model = AutoModel.from_pretrained(folder / "backbone")
     adapters.init(model)
-    forget_peak()
+    before = mark()
     begun = time.perf_counter()
     found = sorted((folder / "modules").iterdir(), key=lambda path: int(path.name[1:]))
     for path in found:
@@ -34,7 +34,7 @@ def main(name: str, strategy: str, options: str) -> None:
     model.save_adapter(str(folder / "average"), "average", use_safetensors=True)
     seconds = time.perf_counter() - begun
     versions = {package: version(package) for package in ("adapters", "transformers", "torch")}
-    print(json.dumps({"seconds": seconds, "peak_mib": round(resident("VmHWM")), "versions": versions}))
+    print(json.dumps({"seconds": seconds, "start_mib": risen(before), "versions": versions}))
 
 
 if __name__ == "__main__":

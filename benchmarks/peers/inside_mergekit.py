@@ -15,7 +15,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.memory import forget_peak, resident
+from benchmarks.memory import mark, risen
 
 
 def main(name: str, base: str, rank: str = "", places: str = "") -> None:
@@ -25,7 +25,7 @@ def main(name: str, base: str, rank: str = "", places: str = "") -> None:
     # The page about the LoRA is written last, and asks the Hub about the base model, which here is a folder.
     extract_lora.generate_card_lora = lambda *_, **__: ""
     folder = Path(name)
-    forget_peak()
+    before = mark()
     begun = time.perf_counter()
     merge_raw_pytorch.main([str(folder / "merge.json"), str(folder / "merged")], standalone_mode=False)
     if rank:
@@ -35,7 +35,7 @@ def main(name: str, base: str, rank: str = "", places: str = "") -> None:
         extract_lora.main(words, standalone_mode=False)
     seconds = time.perf_counter() - begun
     versions = {package: version(package) for package in ("mergekit", "transformers", "torch")}
-    print(json.dumps({"seconds": seconds, "peak_mib": round(resident("VmHWM")), "versions": versions}))
+    print(json.dumps({"seconds": seconds, "start_mib": risen(before), "versions": versions}))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.markdown import NOTHING, markdown
 from benchmarks.peers.names import library
 from benchmarks.strategies.experiment import Experiment
-from benchmarks.strategies.report import SCRATCH, Row, gain, groups, runs
+from benchmarks.strategies.report import SCRATCH, Row, failures, gain, groups, runs
 
 HERE = Path(__file__).parent
 CONFIG = "peers.json"
@@ -60,7 +60,7 @@ def table_rows(rows: Sequence[Row]) -> list[list[str]]:
         gains = [gain(rows, start, name) if keep and start != SCRATCH else None for name in MEASURES[1:]]
         auto = gain(rows, "auto", MEASURES[2], base=(start, keep)) if keep and start != "auto" else None
         targets = len({row["target"] for row in here})
-        cost = [_mean(here, name) for name in ("seconds_start", "peak_start_mib")]
+        cost = [_mean(here, name) for name in ("seconds_start", "start_mib")]
         shown = [
             start,
             library(start),
@@ -85,12 +85,11 @@ def _mean(rows: Sequence[Row], name: str) -> float | None:
 
 
 def not_run(rows: Iterable[Row]) -> list[str]:
-    """A line for each start that could not be made, with the reason and how often."""
+    """A line for each start that could not be made, with the reason and how often; a later try counts alone."""
     counts: dict[tuple[str, str, str], int] = {}
-    for row in rows:
-        if "error" in row:
-            key = row["start"], row["method"], row["error"]
-            counts[key] = counts.get(key, 0) + 1
+    for row, why in failures(rows):
+        key = row["start"], row["method"], why
+        counts[key] = counts.get(key, 0) + 1
     return [
         f"- `{start}` ({method}) could not be run, {n} of its runs: {why}" for (start, method, why), n in counts.items()
     ]

@@ -36,10 +36,11 @@ def peer(make: Callable[..., Made], *words: Any, estimator: str | None = None, *
 
 PEERS: dict[str, Recipe] = {
     "peft:linear": peer(by_peft.combined, "linear"),
+    "peft:linear:mean": peer(by_peft.combined, "linear", each=by_peft.mean_of_both),
     "peft:linear:first-order": peer(by_peft.first_order, "linear", estimator=DEFAULT),
     "peft:svd": peer(by_peft.combined, "svd"),
-    "peft:ties": peer(by_peft.combined, "ties", density=by_peft.DENSITY),
-    "peft:dare_ties": peer(by_peft.combined, "dare_ties", density=by_peft.DENSITY),
+    "peft:ties": peer(by_peft.combined, "ties", each=by_peft.whole, density=by_peft.DENSITY),
+    "peft:dare_ties": peer(by_peft.combined, "dare_ties", each=by_peft.whole, density=by_peft.DENSITY),
     "peft:cat": peer(by_peft.combined, "cat"),
     "adapterhub:average": peer(by_adapterhub.averaged),
     "adapterhub:svd": peer(by_adapterhub.averaged, "lora_delta_w_svd", svd_rank=8),

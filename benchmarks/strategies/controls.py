@@ -11,13 +11,11 @@ from benchmarks.estimators.others import Ranking
 from benchmarks.estimators.others import target_free as target_free_scores
 from benchmarks.estimators.run import gains
 from benchmarks.rows import Rows
-from benchmarks.shared_inputs import related
 from benchmarks.strategies.problem import Problem
-from benchmarks.targets import TARGETS
 from transfer.deltas import Delta
 from transfer.deltas.method import generator_for
 from transfer.ensembling import merge, weigh
-from transfer.errors import ConfigError
+from transfer.errors import DataError
 from transfer.similarity import Scores
 from transfer.similarity.scoring import DEFAULT
 from transfer.tasks import load_task
@@ -39,9 +37,10 @@ def random_modules(problem: Problem) -> Delta:
 
 
 def shuffled_weights(problem: Problem) -> Delta:
-    """The default's weights, dealt out to the modules anew."""
+    """The default's weights, dealt out to the modules anew, otherwise for each target."""
     weights = weigh(problem.scores(DEFAULT))
-    values = np.random.default_rng(problem.seed).permutation(list(weights.values()))
+    drawn = np.random.default_rng([problem.seed, *problem.task.name.encode()])
+    values = drawn.permutation(list(weights.values()))
     return merge(problem.modules, dict(zip(weights, map(float, values), strict=True)), "linear")
 
 
@@ -49,18 +48,9 @@ def target_free(problem: Problem) -> Delta:
     """Softmax weights of what a source gave to the other targets of the transfer matrix, this one left out.
 
     Raises:
-        ConfigError: the matrix lacks a target for a module.
+        DataError: the matrix lacks a target for a module.
     """
-    table = _gains(problem)
-    for target in (name for name in TARGETS["report"] if name != problem.task.name):
-        kin = related(target)
-        lacking = [m.id for m in problem.modules if m.card.task not in kin and target not in table.get(m.card.task, {})]
-        if lacking:
-            raise ConfigError(
-                f"the transfer matrix has no row of {len(lacking)} modules on {target!r}",
-                hint="python -m benchmarks.estimators.matrix",
-            )
-    ranking = Ranking(problem.target, problem.modules, table, problem.seed)
+    ranking = Ranking(problem.target, problem.modules, _gains(problem), problem.seed)
     scores = Scores.from_pairs([module.id for module in problem.modules], list(target_free_scores(ranking)))
     return merge(problem.modules, weigh(scores), "linear")
 
@@ -68,10 +58,10 @@ def target_free(problem: Problem) -> Delta:
 def oracle(problem: Problem) -> Delta:
     """The module with the best test accuracy as it is: no strategy, since it has seen the answers."""
     table = _gains(problem)
-    gained = {m.id: table.get(m.card.task, {}).get(problem.task.name) for m in problem.modules}
+    gained = {m.id: table.get(m.id, {}).get(problem.task.name) for m in problem.modules}
     known = {module_id: gain for module_id, gain in gained.items() if gain is not None}
     if len(known) < len(problem.modules):
-        raise ConfigError(
+        raise DataError(
             f"the transfer matrix has {len(known)} of {len(problem.modules)} modules for {problem.task.name!r}",
             hint="python -m benchmarks.estimators.matrix",
         )
@@ -79,7 +69,10 @@ def oracle(problem: Problem) -> Delta:
 
 
 def all_data(problem: Problem) -> Delta:
-    """A module trained on all of the target's training examples, its step chosen on all of dev: an upper bound."""
+    """A module trained on all of the target's training examples, its step chosen on all of dev: an upper bound.
+
+    With the method's own learning rate.
+    """
     whole = load_task(problem.task.name, source="folder")
     train, dev = (problem.backbone.encode(rows, whole.fields) for rows in (whole.train, whole.dev))
     steps = min(ALL_DATA_STEPS, 3 * problem.tuning.steps)

@@ -20,7 +20,7 @@ class Part(BaseModel):
         targets: Names of tasks.
         starts: Tuned, and tested at the start, at step 60 and at the best step.
         as_they_are: Starts that are tested but not tuned.
-        once: Starts that have a row for the first seed alone.
+        once: Starts that are tested but not tuned, with the first seed alone.
         keep, keep_from: Ways of keeping, and the starts that they are tried on.
         soup_of: Further starts of a soup of starts.
     """

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmarks.answers import packed
 from benchmarks.shared_inputs import related
 from benchmarks.targets import TARGETS
 from transfer.backbones import Backbone
@@ -85,7 +86,7 @@ class Problem:
         name, method, seed, examples: Of the target; seed is of the draw of examples and of the order of training.
         backbone: Left as it was found.
         tuning: Of every start.
-        measured: Test metrics by digest of tensors; shared by the seeds of a target, whose test split is the same.
+        measured: What is found on test, by digest of tensors; shared by the seeds of a target, whose test is the same.
 
     Attributes:
         starts: Those that were made, by name.
@@ -99,7 +100,7 @@ class Problem:
         examples: int,
         backbone: Backbone,
         tuning: Tuning | None = None,
-        measured: dict[str, dict[str, float]] | None = None,
+        measured: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         self.task: Task = load_task(name, examples=examples, seed=seed, source="folder")
         self.backbone, self.tuning = backbone, tuning or Tuning()
@@ -168,14 +169,15 @@ class Problem:
         """The tune from a start, with the delta at every look at dev."""
         return self.work(start, rate).path(self.target.encoded, self.dev, "tune")
 
-    def test(self, delta: Delta | None) -> dict[str, float]:
-        """Test metrics of a delta, or of the bare backbone; the same delta is measured once.
+    def test(self, delta: Delta | None) -> dict[str, Any]:
+        """Test metrics of a delta, or of the bare backbone, and which rows are right; the same delta is measured once.
 
         Of a development target, with `held_accuracy` and `held_loss` (calibrated) on dev rows that nothing else sees.
         """
         key = "" if delta is None else f"{delta.method.method} {digest(dict(delta.tensors))}"
         if key not in self.measured:
-            self.measured[key] = evaluate(self.task, self.backbone, delta).metrics
+            found = evaluate(self.task, self.backbone, delta)
+            self.measured[key] = {**found.metrics, "right": packed(found.per_example)}
         return self.measured[key] | self._on_held(key, delta)
 
     def _on_held(self, key: str, delta: Delta | None) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from benchmarks.rows import Rows
 from benchmarks.strategies.problem import Problem
 from transfer.deltas import Delta
+from transfer.errors import DivergedError
 from transfer.keeping.work import Trajectory
 
 KEY = ("stage", "target", "method", "start", "keep", "examples", "seed", "tuning", "learning_rate_factor")
@@ -32,28 +34,67 @@ def choose_rate(
 ) -> float:
     """The factor of the method's learning rate whose tune has the lowest calibrated dev loss at its best step.
 
+    The start as it is does not count here: it has the same loss at every rate, so it would settle nothing. A tune that
+    diverged is never chosen; of equal ones the method's own rate is, then the smaller.
+
     Args:
         rows: Where tunes are found and written.
         problem_of: target, method, examples, seed and tuning of the problem that chooses.
         start: What is tuned.
         grid: The factors.
         make: The problem and the start, where a tune is missing.
+    Raises:
+        DivergedError: all of them diverged.
     """
     losses = {}
     for factor in grid:
         key = rate_key(problem_of, start, factor)
-        row = rows.done(**key)
-        if row is None:
+        found = tuned_loss(rows.done(**key))
+        if found is None:
             problem, delta = make()
-            path = problem.path(delta, factor * delta.method.learning_rate)
-            row = rows.add(**key, dev_loss=best_loss(path), best_step=path.best_step, **cost(path))
-        losses[factor] = row["dev_loss"]
-    return min(losses, key=lambda factor: (losses[factor], factor))
+            found = tuned_loss(rows.add(**key, **_tried(problem, delta, factor)))
+        if found is not None and math.isfinite(found):
+            losses[factor] = found
+    if not losses:
+        raise DivergedError(
+            f"the tunes from {start} diverged at every learning rate", found=f"{list(grid)} times its own"
+        )
+    return min(losses, key=lambda factor: (losses[factor], factor != 1.0, factor))
+
+
+def tuned_loss(row: dict[str, Any] | None) -> float | None:
+    """The lowest dev loss of a tune after its start, infinity where it diverged; None where no row tells it.
+
+    Rows from before it was written have that of all steps, which is the same unless the start was the best of them.
+    """
+    if row is None:
+        return None
+    if "tuned_loss" in row:
+        return math.inf if row["tuned_loss"] is None else float(row["tuned_loss"])
+    return float(row["dev_loss"]) if row["best_step"] > 0 else None
+
+
+def _tried(problem: Problem, delta: Delta, factor: float) -> dict[str, Any]:
+    """What the row of a tune says."""
+    try:
+        path = problem.path(delta, factor * delta.method.learning_rate)
+    except DivergedError as error:
+        return {"tuned_loss": None, "diverged": str(error).splitlines()[0]}
+    after = [loss for step, loss in path.losses.items() if step > 0 and math.isfinite(loss)]
+    return {
+        "tuned_loss": min(after) if after else None,
+        "dev_loss": best_loss(path),
+        "best_step": path.best_step,
+        "dev_history": path.tuned.history,
+        **cost(path),
+    }
 
 
 def best_loss(path: Trajectory) -> float:
+    """The calibrated dev loss at the best step, the start among them."""
     return path.losses[path.best_step]
 
 
 def cost(path: Trajectory) -> dict[str, Any]:
+    """Steps and seconds of a tune."""
     return {"steps": path.tuned.steps, "seconds": round(path.tuned.seconds, 2), "threads": torch.get_num_threads()}

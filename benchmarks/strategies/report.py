@@ -8,17 +8,29 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.answers import paired_interval
 from benchmarks.markdown import markdown
-from benchmarks.strategies.gains import Gain, Pairs, gain_of, steps_to_reach
+from benchmarks.strategies.gains import Gain, gain_of, steps_to_reach
 
 Row = dict[str, Any]
 SCRATCH = "scratch"
 UNIFORM = "uniform"
 HEAD = (
-    *("start", "targets", "step 0", "step 60", "best step", "gain at 60", "gain at best", "w/t/l"),
+    *("start", "targets", "step 0", "step 60", "best step", "scratch there", "gain at 60", "gain at best", "w/t/l"),
     *("over uniform", "macro F1", "steps", "seconds"),
 )
-STEP0_HEAD = ("start", "targets", "accuracy", "over untrained", "macro F1")
+STEP0_HEAD = ("start", "targets", "accuracy", "untrained there", "over untrained", "macro F1")
+HELD_HEAD = (
+    "start",
+    "targets",
+    "step 0",
+    "step 60",
+    "best step",
+    "scratch there",
+    "gain at 60",
+    "gain at best",
+    "loss",
+)
 KEEP_HEAD = ("way of keeping", "start", "targets", "accuracy", "gain over scratch", "over scratch, same way", "steps")
 TARGET_HEAD = ("target", "majority", "untrained", "scratch")
 PLOTTED = "accuracy_best"
@@ -29,7 +41,9 @@ def runs(rows: Iterable[Row], method: str, examples: int) -> list[Row]:
     return [
         row
         for row in rows
-        if row["stage"] == "run" and (row["method"], row["examples"]) == (method, examples) and "error" not in row
+        if row["stage"] == "run"
+        and (row["method"], row["examples"]) == (method, examples)
+        and not {"error", "refused"} & row.keys()
     ]
 
 
@@ -38,14 +52,16 @@ def groups(rows: Iterable[Row]) -> list[tuple[str, int]]:
     return list(dict.fromkeys((row["method"], row["examples"]) for row in rows if row["stage"] == "run"))
 
 
-def pairs(rows: Sequence[Row], ours: tuple[str, str | None], base: tuple[str, str | None], measure: str) -> Pairs:
+def pairs(
+    rows: Sequence[Row], ours: tuple[str, str | None], base: tuple[str, str | None], measure: str
+) -> dict[str, list[tuple[Any, Any]]]:
     """target -> (ours, base) for each seed that has both. A run is named by (start, way of keeping)."""
-    found: dict[tuple[str, str | None], dict[tuple[str, int], float]] = {ours: {}, base: {}}
+    found: dict[tuple[str, str | None], dict[tuple[str, int], Any]] = {ours: {}, base: {}}
     for row in rows:
         for name in {ours, base}:
             if (row["start"], row["keep"]) == name and row.get(measure) is not None:
                 found[name][row["target"], row["seed"]] = row[measure]
-    table: dict[str, list[tuple[float, float]]] = {}
+    table: dict[str, list[tuple[Any, Any]]] = {}
     for key, value in found[ours].items():
         if key in found[base]:
             table.setdefault(key[0], []).append((value, found[base][key]))
@@ -65,9 +81,9 @@ def gain(
 
 
 def speedup(rows: Sequence[Row], start: str) -> str:
-    """Median steps until dev accuracy is that of scratch at its best step, as a share of scratch's own steps.
+    """Median steps until dev accuracy is that of scratch at its best step, as a share of that step.
 
-    Runs where scratch is never better than at its start say nothing and are left out.
+    Runs where scratch is best as it is say nothing and are left out.
     """
     scratch = {(row["target"], row["seed"]): row for row in rows if (row["start"], row["keep"]) == (SCRATCH, "best")}
     shares = []
@@ -75,9 +91,8 @@ def speedup(rows: Sequence[Row], start: str) -> str:
         base = scratch.get((row["target"], row["seed"]))
         if (row["start"], row["keep"]) == (start, "best") and base is not None:
             goal = next(found["accuracy"] for found in base["dev_history"] if found["step"] == base["best_step"])
-            own = steps_to_reach(base["dev_history"], goal)
-            if own > 0:
-                shares.append(steps_to_reach(row["dev_history"], goal) / own)
+            if base["best_step"] > 0:
+                shares.append(steps_to_reach(row["dev_history"], goal) / base["best_step"])
     if not shares:
         return "-"
     middle = float(np.median(shares))
@@ -85,7 +100,10 @@ def speedup(rows: Sequence[Row], start: str) -> str:
 
 
 def table_rows(rows: Sequence[Row]) -> list[list[str]]:
-    """A line for each start that was tuned, the best first."""
+    """A line for each start that was tuned, the largest gain first.
+
+    A start that lacks a target is held against scratch on those that it has.
+    """
     lines: list[tuple[float, list[str]]] = []
     for start in dict.fromkeys(row["start"] for row in rows if row["keep"] == "best"):
         found = {name: gain(rows, start, f"accuracy_{name}") for name in ("step0", "step60", "best")}
@@ -96,36 +114,56 @@ def table_rows(rows: Sequence[Row]) -> list[list[str]]:
         seconds = np.mean([row["seconds"] + row["seconds_start"] for row in here])
         uniform = None if start == UNIFORM else gain(rows, start, PLOTTED, base=(UNIFORM, "best"))
         f1 = gain(rows, start, "macro_f1_best")
-        cells = [f"{found_.mean:.3f}" for found_ in (first, middle, best)]
+        cells = [f"{found_.mean:.3f}" for found_ in (first, middle, best)] + [f"{best.base:.3f}"]
         cells += ["-"] * 3 if start == SCRATCH else [middle.shown(), best.shown(), _counts(best)]
         cells += ["-" if uniform is None else uniform.shown(), "-" if f1 is None else f"{f1.mean:.3f}"]
-        lines.append((best.mean, [start, str(best.targets), *cells, speedup(rows, start), f"{seconds:.0f}"]))
+        lines.append((best.relative, [start, str(best.targets), *cells, speedup(rows, start), f"{seconds:.0f}"]))
     return [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
 
 
 def step0_rows(rows: Sequence[Row]) -> list[list[str]]:
-    """A line for each start without any tuning, the best first, on the targets that all of them have."""
+    """A line for each start without any tuning, the largest gain first, each over the untrained on its own targets."""
     here = [row for row in rows if row["keep"] in ("best", None)]
-    there: dict[str, set[str]] = {}
-    for row in here:
-        there.setdefault(row["start"], set()).add(row["target"])
-    shared = set.intersection(*there.values()) if there else set()
-    here = [row for row in here if row["target"] in shared]
     lines = []
     for start, keep in dict.fromkeys((row["start"], row["keep"]) for row in here):
         over = gain(here, start, "accuracy_step0", keep, ("untrained", None))
         f1 = gain(here, start, "macro_f1_step0", keep, ("untrained", None))
         if over is not None and f1 is not None:
             shown = "-" if start == "untrained" else over.shown()
-            lines.append((over.mean, [start, str(over.targets), f"{over.mean:.3f}", shown, f"{f1.mean:.3f}"]))
+            cells = [start, str(over.targets), f"{over.mean:.3f}", f"{over.base:.3f}", shown, f"{f1.mean:.3f}"]
+            lines.append((over.relative, cells))
+    return [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
+
+
+def held_rows(rows: Sequence[Row]) -> list[list[str]]:
+    """As `table_rows`, on dev rows of development targets that nothing else sees; `loss` is that at the best step."""
+    lines: list[tuple[float, list[str]]] = []
+    for start in dict.fromkeys(row["start"] for row in rows if row["keep"] == "best"):
+        found = [gain(rows, start, f"held_{name}") for name in ("accuracy_step0", "accuracy_step60", "accuracy_best")]
+        loss = gain(rows, start, "held_loss_best")
+        first, middle, best = found
+        if first is None or middle is None or best is None or loss is None:
+            continue
+        means = [f"{one.mean:.3f}" for one in (first, middle, best)] + [f"{best.base:.3f}"]
+        shown = ["-", "-"] if start == SCRATCH else [middle.shown(), best.shown()]
+        lines.append((best.relative, [start, str(best.targets), *means, *shown, f"{loss.mean:.3f}"]))
     return [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
 
 
 def keep_rows(rows: Sequence[Row]) -> list[list[str]]:
-    """A line for each way of keeping and start: over plain scratch, and over scratch tuned in the same way."""
+    """A line for each way of keeping and start: over plain scratch, and over scratch tuned in the same way.
+
+    On the targets and seeds that all of them have.
+    """
     lines: list[list[str]] = []
     ways = dict.fromkeys((row["keep"], row["start"]) for row in rows if row["keep"] is not None)
     tried = {start for keep, start in ways if keep != "best"}
+    there: dict[tuple[str, str], set[tuple[str, int]]] = {way: set() for way in ways if way[1] in tried}
+    for row in rows:
+        if (row["keep"], row["start"]) in there:
+            there[row["keep"], row["start"]].add((row["target"], row["seed"]))
+    shared = set.intersection(*there.values()) if there else set()
+    rows = [row for row in rows if (row["target"], row["seed"]) in shared]
     for keep, start in ways:
         over = gain(rows, start, PLOTTED, keep)
         if over is None or start not in tried:
@@ -139,7 +177,11 @@ def keep_rows(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def target_rows(rows: Sequence[Row], starts: Sequence[str], measure: str = PLOTTED) -> list[list[str]]:
-    """A line for each target: means over seeds; a start is marked where it is worse with every seed."""
+    """A line for each target: means over seeds.
+
+    A start is marked where the paired interval over test rows and seeds lies wholly below scratch, or above it; where
+    a row does not say which test rows are right, where every seed is below, or above.
+    """
     lines = []
     for target in dict.fromkeys(row["target"] for row in rows):
         here = [row for row in rows if row["target"] == target]
@@ -147,10 +189,22 @@ def target_rows(rows: Sequence[Row], starts: Sequence[str], measure: str = PLOTT
         cells = [target, f"{here[0]['majority']:.3f}", "-" if bare is None else f"{bare:.3f}"]
         for start in (SCRATCH, *starts):
             found = pairs(here, (start, "best"), (SCRATCH, "best"), measure).get(target)
-            below = found is not None and all(ours < base for ours, base in found)
-            cells.append("-" if found is None else f"{np.mean([o for o, _ in found]):.3f}{' ↓' if below else ''}")
+            mark = "" if found is None or start == SCRATCH else _mark(here, start, measure, found)
+            cells.append("-" if found is None else f"{np.mean([o for o, _ in found]):.3f}{mark}")
         lines.append(cells)
     return lines
+
+
+def _mark(rows: Sequence[Row], start: str, measure: str, found: Sequence[tuple[float, float]]) -> str:
+    """Of a start on one target: an arrow down or up, or nothing."""
+    right = pairs(rows, (start, "best"), (SCRATCH, "best"), measure.replace("accuracy", "right"))
+    both = next(iter(right.values()), [])
+    if len(both) == len(found):
+        low, high = paired_interval(both)
+    else:
+        differences = [ours - base for ours, base in found]
+        low, high = min(differences), max(differences)
+    return " ↓" if high < 0 else " ↑" if low > 0 else ""
 
 
 def category_rows(rows: Sequence[Row], starts: Sequence[str]) -> list[list[str]]:
@@ -180,13 +234,14 @@ def _counts(found: Gain) -> str:
     return f"{found.wins}/{found.ties}/{found.losses}"
 
 
-def errors(rows: Iterable[Row]) -> list[str]:
-    """What could not be run, and why; once, and not where a later try succeeded."""
-    found: dict[tuple[str, ...], str | None] = {}
-    for row in rows:
-        named = tuple(str(row[name]) for name in ("target", "method", "start", "keep", "examples", "seed"))
-        found[named] = row.get("error")
-    return [f"{' '.join(named)}: {error}" for named, error in found.items() if error is not None]
+NAMES = ("target", "method", "start", "keep", "examples", "seed")
+
+
+def failures(rows: Iterable[Row]) -> list[tuple[Row, str]]:
+    """Runs that failed or were refused, each with the reason; once, and not where a later try succeeded."""
+    last = {tuple(str(row[name]) for name in NAMES): row for row in rows if row["stage"] == "run"}
+    reasons = [(row, row.get("error") or row.get("refused")) for row in last.values()]
+    return [(row, why) for row, why in reasons if why is not None]
 
 
 def report(rows: Sequence[Row], folder: Path) -> None:
@@ -200,9 +255,11 @@ def report(rows: Sequence[Row], folder: Path) -> None:
         print(markdown(HEAD, table_rows(here)), "\n")
         print(markdown(HEAD, table_rows(without_hopeless(here))), "\nwithout targets where scratch is below majority\n")
         print(markdown(STEP0_HEAD, step0_rows(here)), "\n")
+        if held := held_rows(here):
+            print(markdown(HELD_HEAD, held), "\non dev rows that nothing else sees\n")
         print(markdown(KEEP_HEAD, keep_rows(here)), "\n")
         print(markdown((*TARGET_HEAD, *starts), target_rows(here, starts)), "\n")
         print(markdown(("category", "targets", SCRATCH, *starts), category_rows(here, starts)), "\n")
         print(f"drawn into {draw(here, folder / f'{method}-{examples}.png', f'{method}, {examples} examples')}\n")
-    for line in errors(rows):
-        print(line)
+    for row, why in failures(rows):
+        print(*(row[name] for name in NAMES), why)

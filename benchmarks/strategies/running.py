@@ -23,16 +23,20 @@ from benchmarks.strategies.rates import KEY, best_loss, choose_rate, cost, run_k
 from benchmarks.strategies.starts import Recipe, start_of
 from transfer.backbones import Backbone
 from transfer.deltas import Delta
-from transfer.errors import TransferError
+from transfer.errors import ConfigError
 
 MIDDLE = 60  # the step whose accuracy stands for a fixed budget
 RATE_SEED = 0
-METRICS = ("accuracy", "macro_f1", "loss", "held_accuracy", "held_loss")
+METRICS = ("accuracy", "macro_f1", "loss", "right", "held_accuracy", "held_loss")
 
 
-def _tested(name: str, metrics: dict[str, float]) -> dict[str, float]:
+def _tested(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
     """accuracy_NAME, macro_f1_NAME, loss_NAME, and so on."""
     return {f"{metric}_{name}": metrics[metric] for metric in METRICS if metric in metrics}
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 @dataclass
@@ -43,11 +47,16 @@ class Runner:
     experiment: Experiment
     backbone: Backbone
     console: Console = field(default_factory=Console)
-    tests: dict[tuple[str, str], dict[str, dict[str, float]]] = field(default_factory=dict)
+    tests: dict[tuple[str, str], dict[str, dict[str, Any]]] = field(default_factory=dict)
     more: Mapping[str, Recipe] = field(default_factory=dict)
+    failed: int = field(default=0, init=False)
 
     def run(self) -> None:
-        """All parts; after each target a line with the time that is left at this pace."""
+        """All parts; after each target a line with the time that is left at this pace.
+
+        Raises:
+            SystemExit: some runs failed; their rows say why, and they are tried again next time.
+        """
         units = list(self._units())
         pace = Pace(len(units))
         for part, method, examples, target, seed in units:
@@ -61,6 +70,8 @@ class Runner:
                 pace.skip()
             else:
                 self.console.print(f"{target} {method} {examples} examples seed {seed} is done: {pace.step()}")
+        if self.failed:
+            raise SystemExit(f"{self.failed} runs failed; their rows say why")
 
     def _units(self) -> Iterator[tuple[Part, str, int, str, int]]:
         for part in self.experiment.parts:
@@ -70,10 +81,10 @@ class Runner:
     def _wanted(part: Part, seed: int) -> list[tuple[str, str | None]]:
         """(start, way of keeping) of every run of a unit; None is a start that is not tuned."""
         first = seed == part.seeds[0]
-        names = [*part.starts, *(part.once if first else ())]
         return [
             ("untrained", None),
-            *((name, "best") for name in names),
+            *((name, "best") for name in part.starts),
+            *((name, None) for name in (part.once if first else ())),
             *((name, None) for name in part.as_they_are),  # after those whose seconds count: estimators share work
             *((name, keep) for name in part.keep_from for keep in part.keep),
         ]
@@ -81,7 +92,8 @@ class Runner:
     def _there(self, target: str, method: str, examples: int, seed: int, start: str, keep: str | None) -> bool:
         run: dict[str, Any] = {"stage": "run", "target": target, "method": method, "start": start, "keep": keep}
         run |= {"examples": examples, "seed": seed, "tuning": str(self.experiment.tuning)}
-        # What failed is tried again: the cause may have been a network, or rows that are there now.
+        # What failed is tried again: the cause may have been a network, or rows that are there now. What was refused
+        # for what the target or the settings are is not.
         finished = (row for row in self.rows.rows if "error" not in row)
         return any(all(row.get(name) == value for name, value in run.items()) for row in finished)
 
@@ -111,8 +123,11 @@ class Runner:
         try:
             factor = None if keep is None else self._rate(problem, start)
             result = self._measured(part, problem, start, keep, factor)
-        except TransferError as error:
-            result = {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+        except ConfigError as error:
+            result = {"refused": _first_line(error)}
+        except Exception as error:  # whatever it is, the other runs go on
+            self.failed += 1
+            result = {"error": _first_line(error)}
         key = run_key(
             stage="run",
             **problem.named(),
@@ -121,7 +136,9 @@ class Runner:
             learning_rate_factor=None if factor is None else round(factor, 4),
         )
         row = self.rows.add(**key, **common, **result)
-        shown = [f"{row[name]:.3f}" for name in row if name.startswith("accuracy_")] or [row.get("error", "")]
+        shown = [f"{row[name]:.3f}" for name in row if name.startswith("accuracy_")] or [
+            row.get("error") or row.get("refused", "")
+        ]
         self.console.print(*(str(key[name]) for name in KEY[1:7]), *shown, highlight=False)
 
     def _measured(
@@ -154,7 +171,7 @@ class Runner:
         """Test at the start, in the middle and at the step that dev chose."""
         path = problem.path(made.delta, rate)
 
-        def at(step: int) -> dict[str, float]:
+        def at(step: int) -> dict[str, Any]:
             return problem.test(Delta(made.delta.method, path.tensors[step], made.delta.settings))
 
         middle = max(step for step in path.tensors if step <= MIDDLE)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.memory import forget_peak, resident
+from benchmarks.memory import mark, risen
 from benchmarks.strategies import controls
 from benchmarks.strategies.problem import Made, Problem
 from transfer.deltas import Delta
@@ -51,11 +51,11 @@ def start_of(problem: Problem, name: str, more: Mapping[str, Recipe] | None = No
     else:
         raise UnknownNameError(f"no start named {name!r}", found=", ".join([*recipes, *ESTIMATORS.names()]))
     scored = 0.0 if recipe.estimator is None else problem.scores(recipe.estimator).seconds
-    forget_peak()
+    before = mark()
     begun = time.perf_counter()
     made = recipe.make(problem)
     seconds = made.seconds or time.perf_counter() - begun  # what was made in another process says what it took there
-    about = {"peak_start_mib": round(resident("VmHWM")), **made.about}
+    about = {"start_mib": risen(before), **made.about}
     problem.starts[name] = replace(made, about=about, seconds=round(scored + seconds, 2))
     return problem.starts[name]
 

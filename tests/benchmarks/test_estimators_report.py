@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.estimators import others
 from benchmarks.estimators.__main__ import words_of
 from benchmarks.estimators.report import ranking_metrics, table_rows
+from transfer.errors import DataError
 
 ACCURACY = [0.8, 0.6, 0.7]
 
@@ -66,6 +70,23 @@ def test_all_rankings_stand_on_the_same_targets_or_only_those_that_rank_all():
     assert [line[:2] for line in everywhere] == [["every", "2"]]
     assert everywhere[0][3] == "15.0"
     assert table_rows([], matrix, "lora", 64, 0) == []
+
+
+def test_a_ranking_without_the_target_takes_off_what_all_modules_gain(monkeypatch):
+    def module(name):
+        return SimpleNamespace(id=name, card=SimpleNamespace(task=f"of {name}"))
+
+    monkeypatch.setitem(others.TARGETS, "report", ["here", "easy", "hard"])
+    monkeypatch.setattr(others, "related", lambda target: {"of a"} if target == "easy" else set())
+    # `a` has no row on the easy target, where every module gains much: that must not count against it.
+    matrix = {"a": {"hard": 0.1}, "b": {"easy": 0.6, "hard": 0.0}, "c": {"easy": 0.4, "hard": 0.02, "here": 9.0}}
+    ranking = others.Ranking(
+        SimpleNamespace(task=SimpleNamespace(name="here")), [module(name) for name in "abc"], matrix, seed=0
+    )
+    # Means over modules: .5 on easy, .04 on hard.
+    assert others.target_free(ranking) == pytest.approx([0.06, (0.1 - 0.04) / 2, (-0.1 - 0.02) / 2])
+    with pytest.raises(DataError, match=r"(?s)no row of 1 modules on 'easy'.*estimators.matrix"):
+        others.target_free(dataclasses.replace(ranking, matrix=matrix | {"c": {"hard": 0.02}}))
 
 
 def test_a_config_has_options_for_all_parts_and_for_one():

@@ -7,8 +7,19 @@ import math
 import numpy as np
 import pytest
 
+from benchmarks.answers import packed, paired_interval, unpacked
 from benchmarks.strategies.gains import gain_of, steps_to_reach
-from benchmarks.strategies.report import category_rows, errors, keep_rows, report, step0_rows, table_rows, target_rows
+from benchmarks.strategies.report import (
+    category_rows,
+    failures,
+    held_rows,
+    keep_rows,
+    report,
+    runs,
+    step0_rows,
+    table_rows,
+    target_rows,
+)
 
 
 def row(target, start, seed, accuracy, keep="best", category="nli", majority=0.4, history=(), **more):
@@ -68,13 +79,39 @@ def test_steps_to_reach():
 def test_the_table_has_the_best_start_first():
     lines = table_rows(ROWS)
     assert [line[0] for line in lines] == ["uniform", "scratch"]
-    assert lines[0][1:5] == ["2", "0.550", "0.550", "0.550"]
-    assert lines[0][6].startswith("+10.0%")
-    assert lines[0][7] == "1/1/0"
-    assert lines[0][10] == "never"  # two of four runs never get there, so the median is no number
-    assert lines[0][8:10] == ["-", "0.450"]
-    assert lines[0][11] == "10"
-    assert lines[1][5:8] == ["-", "-", "-"]
+    assert lines[0][1:6] == ["2", "0.550", "0.550", "0.550", "0.500"]
+    assert lines[0][7].startswith("+10.0%")
+    assert lines[0][8] == "1/1/0"
+    assert lines[0][11] == "never"  # two of four runs never get there, so the median is no number
+    assert lines[0][9:11] == ["-", "0.450"]
+    assert lines[0][12] == "10"
+    assert lines[1][6:9] == ["-", "-", "-"]
+
+
+def test_a_start_that_lacks_a_target_is_held_against_scratch_on_its_own():
+    found = {("easy", "scratch"): 0.9, ("hard", "scratch"): 0.3, ("easy", "category"): 0.91}
+    found |= {("easy", "uniform"): 0.92, ("hard", "uniform"): 0.34}
+    rows = [row(target, start, 0, accuracy, history=RISING) for (target, start), accuracy in found.items()]
+    lines = table_rows(rows)
+    assert [line[0] for line in lines] == ["uniform", "category", "scratch"]  # by gain, not by the easier targets
+    assert lines[1][1:6] == ["1", "0.910", "0.910", "0.910", "0.900"]
+
+
+def test_steps_are_a_share_of_the_step_at_which_scratch_is_best():
+    rows = [row("a", "scratch", 0, 0.5, history=RISING), row("a", "uniform", 0, 0.6, history=RISING[:1] + RISING[2:])]
+    assert {line[0]: line[11] for line in table_rows(rows)} == {"scratch": "1.00", "uniform": "1.00"}
+    quick = [{"step": 0, "accuracy": 0.4}, {"step": 10, "accuracy": 0.9}]
+    rows[1] = row("a", "uniform", 0, 0.6, history=quick)
+    assert next(line[11] for line in table_rows(rows) if line[0] == "uniform") == "0.25"
+
+
+def test_what_was_held_out_has_a_table_of_its_own():
+    held = {"held_accuracy_step0": 0.4, "held_accuracy_step60": 0.5, "held_accuracy_best": 0.5, "held_loss_best": 0.7}
+    rows = [row("a", "scratch", 0, 0.5, **held), row("a", "uniform", 0, 0.5, **held | {"held_accuracy_best": 0.6})]
+    rows += [row("b", "scratch", 0, 0.5), row("b", "uniform", 0, 0.5)]  # not measured on them
+    first, last = held_rows(rows)
+    assert first == ["uniform", "1", "0.400", "0.500", "0.600", "0.500", "+0.0%", "+20.0%", "0.700"]
+    assert last[0] == "scratch"
 
 
 def test_ways_of_keeping_stand_beside_their_control():
@@ -83,6 +120,9 @@ def test_ways_of_keeping_stand_beside_their_control():
     assert lines["soup", "uniform"][5].startswith("+25.0%")
     assert lines["soup", "scratch"][4].startswith("+12.0%")
     assert lines["best", "scratch"][4] == "-"
+    # All on what all of them have: one target, one seed.
+    assert {line[2] for line in lines.values()} == {"1"}
+    assert lines["best", "uniform"][3] == "0.600"
 
 
 def test_a_start_that_is_worse_with_every_seed_is_marked():
@@ -94,23 +134,48 @@ def test_a_start_that_is_worse_with_every_seed_is_marked():
     assert category_rows(worse, ["uniform"]) == [["nli", "2", "0.500", "-7.5%"]]
 
 
+def test_the_paired_interval_of_a_target_decides_where_rows_say_what_is_right():
+    generator = np.random.default_rng(0)
+    base = [generator.random(400) < 0.5 for _ in range(2)]
+    much = [np.where(generator.random(400) < 0.3, True, right) for right in base]
+    little = [np.where(np.arange(400) == seed, ~right, right) for seed, right in enumerate(base)]
+    rows = []
+    for start, found in (("scratch", base), ("much", much), ("little", little)):
+        rows += [row("a", start, seed, right.mean(), right_best=packed(right)) for seed, right in enumerate(found)]
+    ((*_, scratch, up, same),) = target_rows(rows, ["much", "little"])
+    assert (scratch[-1] != "↑", up[-1], same[-1].isdigit()) == (True, "↑", True)
+
+
+def test_answers_come_back_as_they_were():
+    right = np.random.default_rng(1).random(37) < 0.5
+    assert np.array_equal(unpacked(packed(right)), right)
+    ours, base = np.ones(100), np.repeat([1.0, 0.0], [80, 20])
+    low, high = paired_interval([(packed(ours), packed(base))])
+    # A share of .2 in 100: the percentiles of a binomial over 100.
+    assert (low, high) == (pytest.approx(0.13, abs=0.02), pytest.approx(0.28, abs=0.02))
+
+
 def test_the_report_says_what_failed_and_draws(tmp_path, capsys):
     bad = {**row("a", "category", 0, 0.0), "error": "ConfigError: no module"}
     report([*ROWS, bad], tmp_path)
     said = capsys.readouterr().out
-    assert "a lora category best 64 0: ConfigError: no module" in said
+    assert "a lora category best 64 0 ConfigError: no module" in said
     assert (tmp_path / "lora-64.png").stat().st_size > 10_000
-    assert errors(ROWS) == []
-    assert errors([bad, {**bad, "error": None}]) == []  # a later try succeeded
+    assert failures(ROWS) == []
+    assert failures([bad, row("a", "category", 0, 0.0)]) == []  # a later try succeeded
+    refused = {**row("a", "leep", 0, 0.0), "refused": "ConfigError: not for this"}
+    assert [why for _, why in failures([bad, refused])] == ["ConfigError: no module", "ConfigError: not for this"]
+    assert runs([bad, refused], "lora", 64) == []
 
 
-def test_starts_as_they_are_stand_on_the_same_targets():
+def test_starts_as_they_are_stand_beside_the_untrained_on_their_own_targets():
     bare = [{**row(target, "untrained", 0, 0.4), "keep": None} for target in ("a", "b")]
     variant = {**row("a", "embedding:mmd", 0, 0.5), "keep": None}
     lines = {line[0]: line for line in step0_rows([*ROWS, *bare, variant])}
-    assert {line[1] for line in lines.values()} == {"1"}  # the variant has no row on b
-    assert lines["embedding:mmd"][2:] == ["0.500", "+25.0%", "0.400"]
-    assert lines["untrained"][3] == "-"
+    assert {name: line[1] for name, line in lines.items()}["embedding:mmd"] == "1"  # it has no row on b
+    assert lines["embedding:mmd"][2:] == ["0.500", "0.400", "+25.0%", "0.400"]
+    assert lines["uniform"][1] == "2"
+    assert lines["untrained"][4] == "-"
 
 
 def test_one_run_has_no_interval():

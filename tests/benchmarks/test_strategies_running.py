@@ -7,15 +7,16 @@ import json
 import pytest
 import torch
 
+from benchmarks.answers import unpacked
 from benchmarks.rows import Rows
 from benchmarks.strategies import running
 from benchmarks.strategies.experiment import Experiment
 from benchmarks.strategies.problem import Made, Problem, Tuning
-from benchmarks.strategies.rates import KEY
+from benchmarks.strategies.rates import GRID, KEY, choose_rate, rate_key
 from benchmarks.strategies.running import Runner
 from benchmarks.strategies.starts import STARTS, Recipe, start_of
 from benchmarks.targets import TARGETS
-from transfer.errors import UnknownNameError
+from transfer.errors import DivergedError, UnknownNameError
 from transfer.tasks import load_task
 from transfer.training.measuring import measure
 
@@ -70,7 +71,7 @@ def test_rows_of_an_experiment(here, backbone, tmp_path):
     runs = {(row["start"], row["keep"], row["seed"]): row for row in rows if row["stage"] == "run"}
     assert len(runs) == 2 * 7
     for kind, start in (("scratch", "scratch"), ("uniform", "gradient:first-order")):
-        best = min((row for row in rates if row["start"] == kind), key=lambda row: row["dev_loss"])
+        best = min((row for row in rates if row["start"] == kind), key=lambda row: row["tuned_loss"])
         factors = {row["learning_rate_factor"] for (s, keep, _), row in runs.items() if s == start and keep}
         assert factors == {best["learning_rate_factor"]}
     scratch, close = runs["scratch", "best", 0], runs["gradient:first-order", "best", 0]
@@ -79,13 +80,64 @@ def test_rows_of_an_experiment(here, backbone, tmp_path):
     assert close["dev_loss"] == min(row["calibrated"] for row in close["dev_history"])
     assert close["middle"] == 4
     assert "accuracy_best" not in runs["embedding:cosine", None, 1]
-    assert runs["category", "best", 0]["error"].startswith("ConfigError: no module has the category")
+    assert runs["category", "best", 0]["refused"].startswith("ConfigError: no module has the category")
+    assert unpacked(close["right_best"]).mean() == pytest.approx(close["accuracy_best"])
     kept = runs["gradient:first-order", "interpolate", 0]
     assert kept["dev_loss"] <= close["dev_loss"]  # the steps are among its candidates
     assert kept["steps"] == close["steps"]
     Runner(Rows(path, KEY), experiment(), backbone).run()
-    more = Rows(path, KEY).rows[len(rows) :]
-    assert [(row["start"], "error" in row) for row in more] == [("category", True)] * 2  # what failed is tried again
+    assert Rows(path, KEY).rows == rows  # what a start cannot be made for it is not asked again
+
+
+def test_whatever_fails_the_others_run_and_it_is_tried_again(here, backbone, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    small = experiment().model_dump()
+    small["parts"][0] |= {"seeds": [0], "starts": ["broken", "scratch"], "as_they_are": [], "keep": []}
+
+    def broken(problem):
+        raise RuntimeError("out of\nluck")
+
+    def made(problem):
+        return Made(problem.scratch)
+
+    with pytest.raises(SystemExit, match="1 runs failed"):
+        Runner(Rows(path, KEY), Experiment.model_validate(small), backbone, more={"broken": Recipe(broken)}).run()
+    rows = Rows(path, KEY).rows
+    assert [row["error"] for row in rows if row["start"] == "broken"] == ["RuntimeError: out of"]
+    assert "accuracy_best" in rows[-1]
+    Runner(Rows(path, KEY), Experiment.model_validate(small), backbone, more={"broken": Recipe(made)}).run()
+    (again,) = Rows(path, KEY).rows[len(rows) :]
+    assert again["start"] == "broken"
+    assert "accuracy_best" in again
+
+
+def test_a_rate_is_chosen_by_tuned_steps_and_equal_ones_give_the_method_s_own(tmp_path):
+    def never():
+        raise AssertionError("it is there already")
+
+    def chosen(*losses, **more):
+        rows = Rows(tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl", KEY)
+        problem = {"target": "films", "method": "lora", "examples": 8, "seed": 0, "tuning": "4/2/None/16"}
+        for factor, found in zip(GRID, losses, strict=True):
+            rows.add(**rate_key(problem, "scratch", factor), **found)
+        return choose_rate(rows, problem, "scratch", GRID, more.get("make", never))
+
+    after = [{"tuned_loss": loss, "dev_loss": 0.5, "best_step": 0} for loss in (0.7, 0.6, 0.6)]
+    assert chosen(*after) == 1.0  # not a third, though the start is best at every rate
+    assert chosen(*reversed(after)) == 1.0
+    assert chosen({"tuned_loss": None}, {"tuned_loss": None}, after[0]) == 3.0  # the others diverged
+    with pytest.raises(DivergedError, match="at every learning rate"):
+        chosen(*[{"tuned_loss": None}] * 3)
+    old = {"dev_loss": 0.4, "best_step": 10}
+    assert chosen(old, *after[1:]) == pytest.approx(1 / 3)  # its best step is no start: that is the loss
+    with pytest.raises(AssertionError, match="there already"):
+        chosen({"dev_loss": 0.4, "best_step": 0}, *after[1:])  # what it says is the start's: it is tuned again
+
+
+def test_all_data_is_tested_as_it_is_and_once(here, backbone):
+    part = experiment().parts[0].model_copy(update={"once": ["all-data"], "seeds": [0, 1]})
+    assert [Runner._wanted(part, seed).count(("all-data", None)) for seed in (0, 1)] == [1, 0]
+    assert ("all-data", "best") not in Runner._wanted(part, 0)
 
 
 def test_a_kill_in_the_middle_of_a_line_costs_that_line_alone(tmp_path):
