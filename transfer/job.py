@@ -15,14 +15,14 @@ from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.ensembling import MERGES
 from transfer.ensembling.choosing import AUTO, choose_rule
-from transfer.ensembling.compatible import IDLE, acting_settings, largest_group, same_backbone
+from transfer.ensembling.compatible import acting, acting_settings, largest_group, same_backbone
 from transfer.ensembling.fitted import Fit, FitSettings, Pool, check_sources, fit_weights, fitted
 from transfer.ensembling.guarding import guard as judge
 from transfer.ensembling.merging import merge as merge_modules
 from transfer.ensembling.merging import nonzero
 from transfer.ensembling.rule import MergeRule
 from transfer.ensembling.verdict import Verdict
-from transfer.ensembling.weighting import mean_weights, weigh
+from transfer.ensembling.weighting import mean_weights, needs_no_scores, weigh
 from transfer.errors import SourceError
 from transfer.init_config import InitConfig
 from transfer.initialization import SCHEMA, Initialization, base_model_prefix
@@ -87,17 +87,7 @@ class Job:
             return raced(self, target, modules, relatives)
         if config.guard and self._curve_every is not None and self._dev:  # before an estimator makes that tune
             target.measure_scratch(self._dev, self._curve_every, config.guard_steps, config.batch_size)
-        # The modules were chosen above, so nothing is left to be excluded.
-        scores = score(
-            target,
-            modules,
-            self.backbone,
-            config.method_name,
-            config.estimator,
-            include_own=True,
-            force=config.force,
-            per_block=config.per_block and fitted(config.how) is None,
-        )
+        scores = self._scores(target, modules)
         clock.lap("score")
         fit = self._fit(target, modules, scores)
         table: Mapping[str, Any] = (
@@ -137,7 +127,7 @@ class Job:
             self.note(line)
         modules = find_sources(self.zoo, self.backbone, config.method, self.exclude, config.force, self.note)
         if isinstance(config.method, DeltaMethod):
-            modules = _with_settings(modules, config.method)
+            modules = _with_settings(modules, config.method, self.backbone)
         mixes = config.method_name == "lora" if config.merge == AUTO else MERGES.get(config.merge).mixes
         mixes = mixes and fitted(config.how) is None  # those find weights of the linear merge
         alone = ESTIMATORS.get(config.estimator).same_shapes
@@ -151,6 +141,27 @@ class Job:
                 f"{'compare' if mixes and alone else 'merge'} them with the rest ({differ}): {names}"
             )
         return kept
+
+    def _scores(self, target: Target, modules: Sequence[Module]) -> Scores:
+        """Of the modules; where weights do not depend on them they may be missing, and a note says why."""
+        config = self.config
+        try:
+            # The modules were chosen before, so nothing is left to be excluded.
+            return score(
+                target,
+                modules,
+                self.backbone,
+                config.method_name,
+                config.estimator,
+                include_own=True,
+                force=config.force,
+                per_block=config.per_block and fitted(config.how) is None,
+            )
+        except SourceError as error:
+            if config.per_block or not needs_no_scores(config.how, config.top_k):
+                raise
+            self.note(f"the modules have no scores, and the weights need none: {str(error).splitlines()[0]}")
+            return Scores.none([module.id for module in modules])
 
     def _fit(self, target: Target, modules: Sequence[Module], scores: Scores) -> Fit | None:
         """Weights found on the target's examples; None for a weighting that needs scores alone."""
@@ -277,14 +288,16 @@ def _largest(weights: Mapping[str, float], fit: Fit | None, module: Module) -> f
     return abs(weights[module.id])
 
 
-def _with_settings(modules: Sequence[Module], method: DeltaMethod) -> list[Module]:
-    """Modules whose settings act as those of `method`; SourceError if there are none."""
-    wanted = {name: value for name, value in method.settings().items() if name not in IDLE}
-    found = [m for m in modules if {k: v for k, v in acting_settings(m).items() if k not in IDLE} == wanted]
+def _with_settings(modules: Sequence[Module], method: DeltaMethod, backbone: Backbone) -> list[Module]:
+    """Modules whose settings and places act as those of `method`; SourceError if there are none."""
+    wanted = acting(method.method, method.settings(backbone.model))
+    found = [module for module in modules if acting_settings(module) == wanted]
     if found:
         return found
+    theirs = acting_settings(modules[0])
+    differ = [name for name in sorted(wanted.keys() | theirs.keys()) if wanted.get(name) != theirs.get(name)]
     raise SourceError(
-        f"no {method.method!r} module has the settings {wanted}",
-        found=f"{len(modules)} modules with others, {modules[0].id} for example",
+        f"no {method.method!r} module acts as {method!r} does",
+        found=f"{len(modules)} modules with other settings; {modules[0].id} differs in {', '.join(differ)}",
         hint=f"method={method.method!r} takes the settings that most modules have",
     )

@@ -302,8 +302,31 @@ def test_a_method_with_settings_takes_modules_with_these(small_zoo):
     card = next(iter(zoo)).card.changed(task="odd", settings=method.settings(backbone.model), start=None)
     odd = Module.new(card, method.draw(backbone.model, 1))
     assert list(initialize(toy_target(), [*zoo, odd], backbone, method, guard=False).recipe["weights"]) == [odd.id]
-    with pytest.raises(SourceError, match="no 'lora' module has the settings"):
+    with pytest.raises(SourceError, match=r"(?s)no 'lora' module acts as LoRA\(.*rank=3.*differs in rank"):
         initialize(toy_target(), zoo, backbone, LoRA(rank=3), guard=False)
+
+
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [("gpt2", "lora"), ("gpt2", "bitfit"), ("t5", "prefix"), ("deberta-v2", "prefix"), ("bert", "parallel-adapter")],
+)
+def test_a_method_as_an_object_takes_the_modules_that_were_trained_by_it(arch, name, small_zoo):
+    """Also where settings are read from the model, as are parts of fused layers, or the shift of positions."""
+    backbone, zoo = small_zoo(arch, name)
+    found = initialize(toy_target(), zoo, backbone, METHODS.get(name)(), guard=False)
+    assert set(found.recipe["weights"]) == set(zoo.ids())
+
+
+def test_uniform_weights_need_no_scores(small_zoo):
+    backbone, zoo = small_zoo("bert", "adapter")
+    strangers = [Module.new(m.card.changed(start=None), dict(m.tensors())) for m in zoo]
+    notes = []
+    found = initialize(toy_target(), strangers, backbone, "adapter", how="uniform", guard=False, say=notes.append)
+    assert set(found.recipe["weights"].values()) == {1 / 3}
+    assert any("the weights need none" in note for note in notes)
+    for settings in ({"how": "softmax"}, {"how": "uniform", "top_k": 2}):
+        with pytest.raises(SourceError, match="is not known"):
+            initialize(toy_target(), strangers, backbone, "adapter", guard=False, **settings)
 
 
 def test_modules_of_strangers_without_start_or_signature(small_zoo, tmp_path):

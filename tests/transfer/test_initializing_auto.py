@@ -101,6 +101,26 @@ def test_few_dev_examples_mean_folds(small_zoo, two_candidates):
     assert found.recipe["auto"]["cross_validated"]
     assert found.verdict.n_dev == len(task.train) + 3
     assert any("cross-validation" in note for note in notes)
+    assert f"{len(task.train) + 3} held-out examples by cross-validation" in found.verdict.text
+    assert "dev examples" not in found.verdict.text
+
+
+def test_weights_whose_learning_the_budget_ended_are_told_of(small_zoo, two_candidates, monkeypatch):
+    backbone, zoo = small_zoo()
+    monkeypatch.setattr(automatic, "LEARNED_SHARE", 1e-9)
+    notes = []
+    found = initialize(toy_target(), zoo, backbone, auto=True, budget=300, batch_size=8, say=notes.append)
+    assert found.recipe["auto"]["cut_short"] == ["learned"]
+    assert "the budget of 300 s ended the making of learned early" in notes
+
+
+def test_adapters_of_strangers_have_the_plain_average_at_least(small_zoo):
+    backbone, zoo = small_zoo("bert", "adapter")
+    strangers = [Module.new(dataclasses.replace(m.card, start=None), dict(m.tensors())) for m in zoo]
+    found = initialize(toy_target(), strangers, backbone, "adapter", auto=True, budget=300, batch_size=8)
+    why_not = {row["candidate"]: row["why_not"] for row in found.recipe["auto"]["candidates"]}
+    assert why_not["uniform"] is None
+    assert "is not known" in why_not["first-order"]
 
 
 def test_strangers_without_signature_or_start_leave_the_candidates_that_need_none(small_zoo):

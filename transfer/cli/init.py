@@ -64,7 +64,9 @@ def init(
     density: Annotated[
         float | None, typer.Option("--density", help="Of each change kept; else ties, knots .2, dare, dare-ties .5.")
     ] = None,
-    scale: Annotated[float | None, typer.Option("--scale", help="Of the whole change, for task-arithmetic; else 1.")] = None,
+    scale: Annotated[
+        float | None, typer.Option("--scale", help="Of the whole change, for task-arithmetic; else 1.")
+    ] = None,
     per_block: Annotated[
         bool, typer.Option("--per-block", help="Score (or learn), weigh and merge each block by itself.")
     ] = False,

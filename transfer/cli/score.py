@@ -25,7 +25,8 @@ def score(
     ] = "gradient:first-order",
     top: Annotated[int, typer.Option("--top", min=0, help="Rows to print; 0 prints all.")] = 10,
     exclude: Annotated[
-        str | None, typer.Option("--exclude", help="Tasks or ids left out: a,b; the target's own is, unless --include-own.")
+        str | None,
+        typer.Option("--exclude", help="Tasks or ids left out: a,b; the target's own is, unless --include-own."),
     ] = None,
     include_own: options.IncludeOwn = False,
     source: options.SourceName = None,

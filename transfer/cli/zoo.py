@@ -147,7 +147,9 @@ def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="The zoo; what is finished in it is not done again.")],
     methods: Annotated[str, typer.Option("--methods", help=f"Of {options.METHOD_NAMES}.")] = "lora,adapter,prefix",
     only: Annotated[str | None, typer.Option("--only", help="Only these tasks: a,b.")] = None,
-    most_tasks: Annotated[int | None, typer.Option("--most-tasks", help="Keep at most so many tasks, the clearest.")] = None,
+    most_tasks: Annotated[
+        int | None, typer.Option("--most-tasks", help="Keep at most so many tasks, the clearest.")
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Training steps a module; else 160.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Examples a step.")] = None,
     any_licence: Annotated[

@@ -15,7 +15,8 @@ from transfer.ensembling.merging import merge
 from transfer.ensembling.racing import RUNGS, Split, race, splits_of
 from transfer.ensembling.standings import SCRATCH, Race
 from transfer.ensembling.verdict import Verdict
-from transfer.ensembling.weighting import TEMPERATURE, weigh
+from transfer.ensembling.weighting import TEMPERATURE, needs_no_scores, weigh
+from transfer.errors import SourceError
 from transfer.similarity.scores import Scores
 from transfer.similarity.scoring import score
 from transfer.similarity.target import Target
@@ -75,6 +76,7 @@ class Auto:
     made: Made
     verdict: Verdict
     budget: float
+    cut_short: tuple[str, ...] = ()  # candidates whose making their share of the budget ended early
 
     @property
     def scratch(self) -> bool:
@@ -91,6 +93,8 @@ class Auto:
             )
         if self.race.cross_validated:
             said.append("there are too few dev examples to choose by: losses are of four-fold cross-validation")
+        if self.cut_short:
+            said.append(f"the budget of {self.budget:g} s ended the making of {', '.join(self.cut_short)} early")
         if self.race.ran_out:
             said.append(f"the budget of {self.budget:g} s ended the race after tunes of {self.race.steps} steps")
         return said
@@ -103,6 +107,7 @@ class Auto:
             "steps": self.race.steps,
             "budget": self.budget,
             "ran_out": self.race.ran_out,
+            "cut_short": list(self.cut_short),
             "cross_validated": self.race.cross_validated,
         }
 
@@ -133,6 +138,11 @@ class Maker:
         self._scores: dict[tuple[int, str], Scores] = {}
         self._made: dict[tuple[int, str], Made] = {}
 
+    @property
+    def cut_short(self) -> tuple[str, ...]:
+        """Candidates that are not what they would have become with more time."""
+        return tuple(dict.fromkeys(name for (_, name), made in self._made.items() if made.fit and made.fit.ended_early))
+
     def target(self, task: Task) -> Target:
         """The target of a split's task, with what estimators share."""
         if id(task) not in self._targets:
@@ -158,7 +168,7 @@ class Maker:
     def _make(self, recipe: Recipe, target: Target) -> Made:
         if recipe.how == "learned":
             check_sources("learned", target, self.modules)
-        scores = self._scored(target, recipe.estimator)
+        scores = self._scored(target, recipe)
         if recipe.how == "learned":
             # Without dev, which is what the candidates are judged on.
             pool = Pool(target, self.modules, scores, dev=[], temperature=self.temperature, top_k=self.top_k)
@@ -169,18 +179,23 @@ class Maker:
         rule = recipe.merge or self.merge
         return Made(merge(self.modules, weights, rule, self._note), scores, weights, recipe.how, rule)
 
-    def _scored(self, target: Target, estimator: str) -> Scores:
-        key = id(target.task), estimator
+    def _scored(self, target: Target, recipe: Recipe) -> Scores:
+        key = id(target.task), recipe.estimator
         if key not in self._scores:
-            self._scores[key] = score(
-                target,
-                self.modules,
-                self.backbone,
-                target.method.method,
-                estimator,
-                include_own=True,
-                force=self.force,
-            )
+            try:
+                self._scores[key] = score(
+                    target,
+                    self.modules,
+                    self.backbone,
+                    target.method.method,
+                    recipe.estimator,
+                    include_own=True,
+                    force=self.force,
+                )
+            except SourceError:
+                if not needs_no_scores(recipe.how, self.top_k):
+                    raise
+                return Scores.none([module.id for module in self.modules])
         return self._scores[key]
 
 
@@ -227,8 +242,9 @@ def choose_start(
         best_of=len(found.measured),
         steps=found.steps,
         n_dev=len(ours),
+        cross_validated=found.cross_validated,
         losses={"initialization": float(ours.mean()), "scratch": float(theirs.mean())},
         licences=() if found.chosen == SCRATCH else tuple(licences(made.weights)),
         seconds=sum(runner.seconds for runner in found.runners.values()),
     )
-    return Auto(found, made, verdict, budget)
+    return Auto(found, made, verdict, budget, maker.cut_short)

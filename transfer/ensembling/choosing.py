@@ -14,7 +14,9 @@ from zoo import Module
 AUTO = "auto"
 
 
-def choose_rule(how: str, modules: Sequence[Module], options: Mapping[str, Any]) -> tuple[MergeRule, str | None]:
+def choose_rule(
+    how: str, modules: Sequence[Module], options: Mapping[str, Any], average: bool = True
+) -> tuple[MergeRule, str | None]:
     """The rule, with its options, and where it was chosen for the user a line that says why; None for `linear`.
 
     "auto" is `linear` where modules share a start and settings, and for methods that have nothing else; LoRA modules
@@ -29,7 +31,7 @@ def choose_rule(how: str, modules: Sequence[Module], options: Mapping[str, Any])
     if how == AUTO:
         how, why = "linear", None
         if all(module.card.method == "lora" for module in modules):
-            why = _against_linear(modules)
+            why = _against_linear(modules, average)
             if why is not None or options.get("rank") is not None or options.get("energy") is not None:
                 how = "svd"
     rule: MergeRule = MERGES.get(how).with_options(options)
@@ -43,10 +45,11 @@ def choose_rule(how: str, modules: Sequence[Module], options: Mapping[str, Any])
     return rule, None if why is None else f"merged by svd, the sum of products B A cut to a rank: {why}"
 
 
-def _against_linear(modules: Sequence[Module]) -> str | None:
+def _against_linear(modules: Sequence[Module], average: bool) -> str | None:
     """Why LoRA modules are better not averaged tensor by tensor; None if they may be."""
     if len(modules) < 2:
-        return None
+        lost = not average and Starts().of(modules[0]) is None
+        return f"the start of {modules[0].id} is not known, and its weight is not 1" if lost else None
     first, settings = modules[0], acting_settings(modules[0])
     for module in modules[1:]:
         theirs = acting_settings(module)

@@ -63,15 +63,26 @@ def _stored_start(module: Module) -> tuple[Path, str] | None:
     return folder.parent.parent, name
 
 
-def acting_settings(module: Module) -> dict[str, Any]:
-    """What decides how the tensors act, defaults filled in, with the places sorted.
+def acting(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What of settings with places decides how the tensors act: defaults filled in, places and their inputs sorted.
 
+    Args:
+        method: Its name.
+        settings: As a card has them, or `DeltaMethod.settings(model)` gives them.
     Raises:
-        UnknownNameError: the card's method is not known. DeltaError: its settings are not that method's.
+        UnknownNameError: the method is not known. DeltaError: the settings are not that method's.
     """
-    method = METHODS.get(module.card.method).from_settings(module.card.settings)
-    acting = {name: value for name, value in method.settings().items() if name not in IDLE}
-    return {**acting, "places": sorted(module.card.settings.get("places", ()))}
+    own = METHODS.get(method).from_settings(settings).settings()
+    found = {name: value for name, value in own.items() if name not in IDLE}
+    places = list(settings.get("places", ()))
+    if found.get("input_places") is not None:  # one for each place, in their order
+        found["input_places"] = [read for _, read in sorted(zip(places, found["input_places"], strict=True))]
+    return {**found, "places": sorted(places)}
+
+
+def acting_settings(module: Module) -> dict[str, Any]:
+    """`acting` of a module's card."""
+    return acting(module.card.method, module.card.settings)
 
 
 def check_alike(modules: Sequence[Module]) -> None:

@@ -44,6 +44,10 @@ class Election:
         self._down_share += ((present - balance) / 2).view_as(self._down)
         self._shares += float(sizes.double().sum())
 
+    def add_still(self, weight: float) -> None:
+        """Take a module that changes nothing here: it agrees with no sign, and counts in the sum of |weights|."""
+        self._shares += abs(weight)
+
     def merged(self) -> Tensor:
         """The merged change; 0 where nothing pulls, or both sides pull alike."""
         sign = (self._up + self._down).sign()

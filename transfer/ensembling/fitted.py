@@ -65,8 +65,7 @@ class Fit:
 
     Args:
         weights: Module id -> coefficient, for all modules; where it differs by block, the mean over blocks.
-        table: Module id -> a coefficient for each block, tensors outside the blocks last; None where there is one for
-            all blocks.
+        table: Module id -> a coefficient for each block, as `merge` takes them; None where there is one for all blocks.
         tensors: The merged delta, by canonical name.
         about: How it went, plain JSON.
         ended_early: The budget ended it.

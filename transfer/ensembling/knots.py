@@ -70,5 +70,7 @@ class Knots(ProductRule):
         for factor in products.at(place):
             v = ((u.T @ factor.b.double()) @ factor.a.double() / s[:, None]).float()
             election.add(trim(v[None], self.density), torch.tensor([factor.weight]))
+        for weight in products.elsewhere(place):
+            election.add_still(weight)
         basis = (u * s).float()
         return from_factors(election.merged(), basis, cut_at(products, place, self.rank, self.energy))

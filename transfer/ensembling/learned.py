@@ -8,6 +8,7 @@ import torch
 
 from transfer.ensembling.deadline import Deadline
 from transfer.ensembling.fitted import FitSettings, FittedWeighting, Found, Pool, batches, finite
+from transfer.errors import ConfigError
 
 
 class Learned(FittedWeighting):
@@ -27,8 +28,14 @@ class Learned(FittedWeighting):
     def fit(self, pool: Pool, settings: FitSettings, deadline: Deadline) -> Found:
         mixture = pool.mixture
         begin = pool.begin.to(mixture.base.device)
+        if settings.per_block and not mixture.blocks:
+            raise ConfigError(
+                "these modules lie in no block of the backbone, so there is nothing to weigh block by block",
+                found=f"{mixture.names[0]}, for example",
+                hint="leave per_block out",
+            )
         if settings.per_block:
-            begin = begin[:, None].expand(-1, len(mixture.blocks)).clone()
+            begin = begin[:, None].expand(-1, mixture.blocks).clone()
         now = begin.clone().requires_grad_(True)
         optimiser = torch.optim.Adam([now], lr=settings.learning_rate)
         rows = batches(pool.target.encoded, settings.batch_size, settings.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from transfer.ensembling.block_weights import Weights, WeightTable
 from transfer.ensembling.choosing import AUTO, choose_rule
 from transfer.errors import DeltaError
 from transfer.similarity.sources import places_of
-from zoo import Module
+from zoo import Module, Zoo
 
 if TYPE_CHECKING:
     from transfer.deltas.delta import Delta
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def merge(
-    zoo: ReadableZoo | Iterable[Module],
+    zoo: ReadableZoo | Iterable[Module] | str | Path,
     weights: WeightTable,
     how: str = AUTO,
     say: Callable[[str], None] | None = None,
@@ -31,7 +32,7 @@ def merge(
     """Merge stored modules into one delta, computed in fp32.
 
     Args:
-        zoo: Where the modules are: a `Zoo`, or the modules themselves.
+        zoo: Where the modules are: a `Zoo`, its folder, or the modules themselves.
         weights: Module id -> weight, as `weigh` gives them; others may be any finite numbers where the rule takes
             them. Or module id -> (blocks,) weights, one for each block of the backbone. A module at weight 0 has no
             part in the merge and is not read.
@@ -44,12 +45,14 @@ def merge(
         UnknownModuleError, DeltaError: a module is not there.
         DeltaError: the modules cannot be merged in this way; names them.
     """
-    if isinstance(zoo, Iterator):
+    if isinstance(zoo, str | Path):
+        zoo = Zoo(zoo)
+    elif isinstance(zoo, Iterator):
         zoo = list(zoo)  # it is looked through twice
     wanted = nonzero(weights)
     modules = _find(zoo, wanted or [min(weights)] if weights else [])
     table = Weights(weights, _all_places(zoo, weights, modules))
-    rule, why = choose_rule(how, modules, options)
+    rule, why = choose_rule(how, modules, options, table.average_only(module.id for module in modules))
     for line in [*([why] if why else []), *rule.remarks(modules)]:
         (say or logger.warning)(line)
     if not rule.signed:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
-from transfer.deltas.blocks import block_indices
+from transfer.deltas.blocks import BlockColumns
 from transfer.deltas.method import DeltaMethod
 from transfer.ensembling.compatible import check_alike
 from transfer.errors import DeltaError
@@ -47,15 +47,16 @@ class Mixture:
     ) -> None:
         check_alike(modules)
         self.backbone, self.method, self.modules = backbone, method.direct(), list(modules)
-        blocks = block_indices(start)
-        last = 1 + max((block for block in blocks.values() if block is not None), default=-1)
-        numbers = {name: last if block is None else block for name, block in blocks.items()}
-        self.names = sorted(start, key=lambda name: (numbers[name], name))
-        self.blocks = sorted(set(numbers.values()))  # tensors outside the blocks are one more, the last
+        columns = BlockColumns(start)
+        self.blocks = columns.outside  # how many; a table of coefficients has a column for each, as `merge` reads it
+        self.names = sorted(start, key=lambda name: (columns[name], name))
         self._order = list(start)
         self._shapes = {name: start[name].shape for name in self.names}
         self._sizes = [start[name].numel() for name in self.names]
-        self._columns = [sum(start[n].numel() for n in self.names if numbers[n] == block) for block in self.blocks]
+        self._columns = [
+            sum(start[name].numel() for name in self.names if columns[name] == column)
+            for column in range(self.blocks + 1)  # the last is what lies outside the blocks
+        ]
         device = backbone.device
         origin = self._flat(start)
         self.base = (origin if base is None else self._flat(base)).to(device)
@@ -78,12 +79,13 @@ class Mixture:
         """The merged delta in one row (values,); can be differentiated.
 
         Args:
-            coefficients: (modules,), or (modules, blocks) in the order of `blocks`.
+            coefficients: (modules,), or (modules, blocks); what lies outside the blocks gets the mean over them.
         """
         if coefficients.dim() == 1:
             return self.base + coefficients @ self.changes
         parts = self.changes.split(self._columns, dim=1)
-        found = [column @ part for column, part in zip(coefficients.unbind(1), parts, strict=True)]
+        by_column = (*coefficients.unbind(1), coefficients.mean(1))
+        found = [column @ part for column, part in zip(by_column, parts, strict=True)]
         return self.base + torch.cat(found)
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:

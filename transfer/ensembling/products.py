@@ -88,6 +88,10 @@ class Products:
                 raise differ(first, module, f"the size of {place}", f"{size}", f"{(b.shape[0], a.shape[1])}")
             yield Factor(module.id, weight, a, b * self.methods[module.id].scale(place))
 
+    def elsewhere(self, place: str) -> list[float]:
+        """What the modules weigh that do not act at a place: their change there is none."""
+        return [self.weights.at(module.id, place) for module in self.modules if place not in self._at[module.id]]
+
     def stacked(self, place: str) -> Factors | None:
         """A (ranks, in) and weight * scale * B (out, ranks) of all modules at a place; None where none weighs."""
         found = list(self.at(place))

@@ -88,9 +88,9 @@ def race(
         candidates: Name -> what makes the start from the training examples of a split; "scratch" must be among them.
             One that cannot be made (an explained error) is left out with the reason.
         splits: As `splits_of` gives them.
-        budget: Seconds. No candidate is begun after half of them, and no tune that would go beyond them; scratch and
-            one other are always measured. One that takes long to make is not cut short. With time enough the
-            outcome depends on the seed alone.
+        budget: Seconds. No candidate is begun after half of them, and no tune that would go beyond them, as far as
+            earlier tunes tell; scratch and the first other that can be made are always measured. One that takes long
+            to make is not cut short. With time enough the outcome depends on the seed alone.
         rungs: Steps of the tunes.
         learning_rate: Of all tunes; None is each method's own.
         batch_size, seed: Of all tunes.
@@ -111,17 +111,19 @@ def race(
 
     runners = {name: Runner(name) for name in candidates}
     others = [name for name in candidates if name != SCRATCH]
-    for number, name in enumerate([SCRATCH, *others]):
-        if number > 1 and left(MAKING) <= 0:
+    there = False  # one to hold against scratch
+    for name in [SCRATCH, *others]:
+        if there and left(MAKING) <= 0:
             runners[name].why_not = RAN_OUT
             continue
         with runners[name].timed(clock):
-            _make(backbone, runners[name], candidates[name], splits, left if number > 1 else None)
+            _make(backbone, runners[name], candidates[name], splits, left if there else None)
+        there = there or (name != SCRATCH and runners[name].why_not is None)
     if runners[SCRATCH].why_not is not None:
         raise DivergedError(f"scratch cannot be measured: {runners[SCRATCH].why_not}")
     running = [name for name in (SCRATCH, *others) if runners[name].why_not is None]
     ran_out = any(runner.why_not == RAN_OUT for runner in runners.values())
-    last = 0
+    last, pace = 0, 0.0  # steps of the last tunes, and seconds a step of the slowest of them
 
     def by_loss(names: Sequence[str]) -> list[str]:
         return sorted((name for name in names if name != SCRATCH), key=lambda name: (runners[name].loss, name))
@@ -134,11 +136,15 @@ def race(
             seed=seed,
             eval_every=max(1, steps // CHECKS),
         )
-        per_tune = 0.0
+        if left() < 2 * pace * steps:  # scratch and one other, or nothing could be compared
+            ran_out = True
+            break
+        per_tune = pace * steps
         finished: list[str] = []
         # The best so far go first, so that a budget that ends here has tuned those that matter.
+        slowest = 0.0
         for name in [SCRATCH, *by_loss(running)]:
-            if left() < per_tune or left() <= 0:
+            if left() < (slowest or per_tune) or left() <= 0:
                 ran_out = True
                 break
             before = clock()
@@ -148,7 +154,8 @@ def race(
                 raise DivergedError(f"scratch cannot be tuned: {runners[name].why_not}")
             if steps in runners[name].losses:
                 finished.append(name)
-            per_tune = max(per_tune, clock() - before)
+            slowest = max(slowest, clock() - before)
+        pace = slowest / steps
         kept = by_loss(finished)
         if not kept:
             break

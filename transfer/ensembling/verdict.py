@@ -29,6 +29,7 @@ class Verdict:
             wider as that takes.
         steps: Of each tune.
         n_dev: Dev examples compared.
+        cross_validated: They are all examples, each held out in turn, since dev is too small.
         losses: Mean dev loss after each tune: {"initialization": ..., "scratch": ...}. All losses here are calibrated.
         accuracies: The same for dev accuracy.
         licences: Of the sources that were merged.
@@ -43,6 +44,7 @@ class Verdict:
     difference: float | None = None
     interval: tuple[float, float] | None = None
     best_of: int = 1
+    cross_validated: bool = False
     losses: Mapping[str, float] | None = None
     accuracies: Mapping[str, float] | None = None
     licences: tuple[str, ...] = ()
@@ -66,12 +68,15 @@ class Verdict:
         if self.difference is None or self.losses is None:
             return "no dev examples to compare on"
         ours, theirs = self.losses["initialization"], self.losses["scratch"]
-        told = f"calibrated dev loss {ours:.3f} from here, {theirs:.3f} from scratch (difference {self.difference:+.3f}"
+        kind, where = ("held-out", " by cross-validation") if self.cross_validated else ("dev", "")
+        told = (
+            f"calibrated {kind} loss {ours:.3f} from here, {theirs:.3f} from scratch (difference {self.difference:+.3f}"
+        )
         if self.interval is None:
             return f"{told}, one dev example: no interval)"
         low, high = self.interval
         best = f", the best of {self.best_of}" if self.best_of > 1 else ""
-        return f"{told}, 90% interval {low:+.3f} to {high:+.3f}{best}, {self.n_dev} dev examples)"
+        return f"{told}, 90% interval {low:+.3f} to {high:+.3f}{best}, {self.n_dev} {kind} examples{where})"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON, the text included."""

@@ -17,6 +17,11 @@ TEMPERATURE = 0.5  # over standardised scores, so that one default fits estimato
 FLAT = 1e-12  # scores that spread less than this share of their size do not tell modules apart
 
 
+def needs_no_scores(how: str, top_k: int | None) -> bool:
+    """Whether the weights are the same whatever the scores."""
+    return how == "uniform" and top_k is None
+
+
 @overload
 def weigh(
     scores: Scores | Mapping[str, float],

@@ -80,7 +80,7 @@ def keep_start(
     Raises:
         UnknownNameError, ConfigError: as `check_keep`; also where the folder holds another run.
         DataError: there are no training examples, or a row has no label.
-        DivergedError: no candidate has a finite loss, or what was chosen is not finite.
+        DivergedError: a tune ended in numbers that are not finite, or no candidate has a finite loss.
     """
     if not train:
         raise DataError("there are no training examples", hint="a task with a train split, or a larger --examples")

@@ -15,7 +15,7 @@ from transfer.deltas.method import DeltaMethod
 from transfer.keeping.keep import KeepSettings, Tensors
 from transfer.training.measuring import measure
 from transfer.training.run_folder import SNAPSHOTS, Snapshots
-from transfer.training.settings import TuneSettings
+from transfer.training.settings import SEEDS, TuneSettings
 from transfer.training.tuning import Tuned, tune
 from zoo import Module
 
@@ -87,7 +87,7 @@ class Work:
             part: Names the tune; decides its folder.
             start: None is the work's own.
             pull: Towards the start.
-            seed: Added to the seed of the settings.
+            seed: Added to the seed of the settings; after the last comes 0.
         """
         begin = self.start if start is None else start
         folder = None if self.folder is None else self.folder / part
@@ -95,7 +95,7 @@ class Work:
             self.folders.append(folder)
         snapshots = Snapshots(None if folder is None else folder / SNAPSHOTS)
         snapshots.offer(0, begin)
-        settings = replace(self.settings, seed=self.settings.seed + seed)
+        settings = replace(self.settings, seed=(self.settings.seed + seed) % SEEDS)
         tuned = tune(
             self.backbone,
             self.method,

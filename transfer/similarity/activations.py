@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
 from transfer.deltas.modules import named_modules
-from transfer.errors import SourceError, TransferError
+from transfer.errors import DeltaError, SourceError, TransferError
 from transfer.similarity.signatures import drawn
 from transfer.similarity.sources import places_of
 from transfer.tasks import load_task
@@ -60,11 +60,18 @@ def source_grams(
 
     Raises:
         SourceError: a task's data cannot be found; names the module.
+        DeltaError: a module acts on an embedding, which sees tokens and no vectors.
     """
     found: dict[str, Mapping[str, Tensor]] = {}
     by_task: dict[str, dict[str, Tensor]] = {}
     places = places_of(modules)
     for module in modules:
+        if embeddings := module.card.settings.get("embeddings"):
+            raise DeltaError(
+                f"'regmean' cannot merge {module.id!r}, which acts on the embedding {embeddings[0]!r}",
+                found="its input are tokens, and a Gram matrix would be as large as the vocabulary",
+                hint="--merge svd",
+            )
         key = module.card.task
         if key not in by_task:
             try:

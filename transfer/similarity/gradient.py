@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from transfer.similarity.target import Target
 from zoo import Module
 
 CHUNK = 256  # modules stacked at once: with more, the products of a batch would fill the memory
+MOST_VALUES = 2**25  # of them: 128 MiB in fp32; modules of a large backbone come a few at a time
 
 
 class FirstOrder(Estimator):
@@ -62,7 +64,9 @@ class FirstOrder(Estimator):
         columns = BlockColumns(places_of(modules))
         scores = torch.zeros(len(modules), columns.outside + 1, dtype=torch.float64)
         device = target.backbone.device
-        kept = list(_stacks(modules, device)) if len(modules) <= CHUNK else None
+        first = list(itertools.islice(_stacks(modules, device), 2))
+        kept = first if len(first) == 1 else None  # read anew for each batch where not all are held at once
+        del first
 
         def add(pairs: Pairs) -> None:
             for stack in _stacks(modules, device) if kept is None else kept:
@@ -86,22 +90,34 @@ def _places(target: Target, modules: Sequence[Module]) -> list[str]:
 def _stacks(modules: Sequence[Module], device: torch.device) -> Iterator[dict[str, tuple[Tensor, Tensor, Tensor]]]:
     """For each chunk of modules: place -> (A (ranks, in), scale * B^T (ranks, out), number of the module (ranks,)).
 
-    `ranks` is the sum of the modules' ranks there, which may differ.
+    `ranks` is the sum of the modules' ranks there, which may differ. A chunk has at least one module, and no more than
+    `CHUNK` modules or `MOST_VALUES` values.
     """
-    for begin in range(0, len(modules), CHUNK):
-        parts: dict[str, list[tuple[Tensor, Tensor, int]]] = {}
-        for number, module in enumerate(modules[begin : begin + CHUNK], begin):
-            factors = weight_factors(method_of(module), dict(module.tensors(dtype=torch.float32)))
-            for place, (a, b) in factors.items():
-                parts.setdefault(place, []).append((a, b.T, number))
-        yield {
-            place: (
-                torch.cat([a for a, _, _ in found]).to(device),
-                torch.cat([b for _, b, _ in found]).to(device),
-                torch.cat([torch.full((len(a),), number) for a, _, number in found]),
-            )
-            for place, found in parts.items()
-        }
+    parts: dict[str, list[tuple[Tensor, Tensor, int]]] = {}
+    held, values = 0, 0
+    for number, module in enumerate(modules):
+        factors = weight_factors(method_of(module), dict(module.tensors(dtype=torch.float32)))
+        size = sum(a.numel() + b.numel() for a, b in factors.values())
+        if held and (held >= CHUNK or values + size > MOST_VALUES):
+            yield _stack(parts, device)
+            parts, held, values = {}, 0, 0
+        for place, (a, b) in factors.items():
+            parts.setdefault(place, []).append((a, b.T, number))
+        held, values = held + 1, values + size
+    yield _stack(parts, device)
+
+
+def _stack(
+    parts: dict[str, list[tuple[Tensor, Tensor, int]]], device: torch.device
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    return {
+        place: (
+            torch.cat([a for a, _, _ in found]).to(device),
+            torch.cat([b for _, b, _ in found]).to(device),
+            torch.cat([torch.full((len(a),), number) for a, _, number in found]),
+        )
+        for place, found in parts.items()
+    }
 
 
 class GradientNorm(Estimator):

@@ -59,7 +59,7 @@ class HiddenCosine(Estimator):
 
     def _cosines(self, target: Target, modules: Sequence[Module], blocks: Sequence[str]) -> np.ndarray:
         """(modules, blocks)."""
-        rows = target.sample[:EXAMPLES]
+        rows = _evenly(target.sample, EXAMPLES)
         tuned = target.scratch_tune(self.steps)
         with target.backbone.use(target.method, tuned.tensors):
             ours = _states(target, rows, blocks)
@@ -69,6 +69,13 @@ class HiddenCosine(Estimator):
             return np.array([_mean_cosine(ours[block], theirs[block]) for block in blocks])
 
         return np.stack(over_modules(target.backbone, modules, compare))
+
+
+def _evenly(rows: Sequence[Encoded], most: int) -> list[Encoded]:
+    """At most so many rows, evenly over the labels: a file may be sorted by them."""
+    ordered = sorted(range(len(rows)), key=lambda index: (rows[index].label, index))
+    chosen = np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)
+    return [rows[ordered[place]] for place in chosen]
 
 
 def _every_block(target: Target) -> list[str]:

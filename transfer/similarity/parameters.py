@@ -29,10 +29,11 @@ class ParameterCosine(Estimator):
         self.steps = steps
 
     def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
-        moved = [differences(dict(m.tensors(dtype=torch.float32)), start_of(m)) for m in modules]
-        for module, theirs in zip(modules, moved, strict=True):
-            check_shapes(module, theirs, target.start)
+        for module in modules:  # all of them before the tune, which takes time
+            start_of(module)
+            check_shapes(module, dict(module.tensors()), target.start)
         ours = differences(target.scratch_tune(self.steps).tensors, target.start)
+        moved = (differences(dict(m.tensors(dtype=torch.float32)), start_of(m)) for m in modules)
         return np.array([_mean_cosine(ours, theirs) for theirs in moved])
 
 

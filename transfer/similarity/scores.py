@@ -65,6 +65,11 @@ class Scores:
         """Scores that come from elsewhere, such as a table of one's own."""
         return cls(list(ids), np.asarray(values, dtype=np.float64), estimator)
 
+    @classmethod
+    def none(cls, ids: Sequence[str]) -> Scores:
+        """In place of scores that cannot be had, where weights need none: 0 for every module."""
+        return cls(list(ids), np.zeros(len(ids)), "uniform")
+
     def __len__(self) -> int:
         return len(self.ids)
 

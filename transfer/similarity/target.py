@@ -23,6 +23,7 @@ from transfer.similarity.signatures import drawn, embed_bare, gradient_sketch
 from transfer.similarity.switching import method_of, over_modules
 from transfer.tasks import Task
 from transfer.training import Tuned, TuneSettings, tune
+from transfer.training.settings import SEEDS
 from zoo import Module
 
 MOST_EXAMPLES = 256  # training examples that estimators look at; more would cost time and hardly change a score
@@ -39,9 +40,9 @@ class Target:
         backbone: Left as it was found by everything here.
         method: What the modules are made of, with their settings.
         start: The shared start of the modules: canonical name -> tensor. None draws the method's own.
-        seed: Of the draw of examples and of short tunes, at least 0.
+        seed: Of the draw of examples and of short tunes, at least 0 and below 2**32.
     Raises:
-        ConfigError: the seed is negative.
+        ConfigError: the seed is outside its range.
         DataError: the task has no training examples, or one without a label.
     """
 
@@ -53,8 +54,8 @@ class Target:
         start: Mapping[str, Tensor] | None = None,
         seed: int = 0,
     ) -> None:
-        if seed < 0:
-            raise ConfigError(f"seed must be at least 0, got {seed}")
+        if not 0 <= seed < SEEDS:
+            raise ConfigError(f"seed must be at least 0 and below 2**32, got {seed}")
         self.task = task
         self.backbone = backbone
         self.method = method

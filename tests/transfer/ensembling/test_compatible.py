@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from zoo_toys import card_of, module_of, tensors_of
 
-from transfer.ensembling.compatible import Starts
+from transfer.ensembling.compatible import Starts, check_alike
+from transfer.errors import DeltaError
 from zoo import Module, Zoo
 
 
@@ -30,3 +31,13 @@ def test_in_a_zoo_each_start_is_read_once(tmp_path):
     known = starts.of(one)
     (tmp_path / "starts" / f"{one.card.start}.safetensors").unlink()
     assert starts.of(other) == known
+
+
+def test_parallel_adapters_are_alike_by_what_each_place_reads(makes):
+    def wired(places, reads):
+        return makes.module("x", 1, "parallel-adapter", settings={"places": places, "input_places": reads})
+
+    one = wired(["a", "b"], ["c", "d"])
+    check_alike([one, wired(["b", "a"], ["d", "c"])])  # the same pairs in another order
+    with pytest.raises(DeltaError, match="input_places"):
+        check_alike([one, wired(["b", "a"], ["c", "d"])])

@@ -166,6 +166,18 @@ def test_knots_without_trimming_and_conflict_is_the_sum_in_full(makes):
     close(won, {place: 2 * value for place, value in change.items()}, 1e-4)  # the heavier sign alone, at weight 1
 
 
+def test_in_knots_a_place_that_a_module_lacks_is_one_that_it_does_not_change(makes):
+    both, alone = odd(makes, "one", 1, 2, 4), odd(makes, "two", 2, 2, 4, places=("a",))
+    still = {name: t.clone() for name, t in both.tensors().items()} | dict(alone.tensors())
+    still["b.lora_B"] = torch.zeros_like(still["b.lora_B"])
+    there = makes.module("two", 0, tensors=still, start=None, settings=dict(both.card.settings))
+    found, expected = (
+        products(merge([both, other], {both.id: 0.5, other.id: 0.5}, "knots", density=1.0)) for other in (alone, there)
+    )
+    assert float(expected["b"].abs().max()) > 0.1
+    close(found, expected, 1e-4)
+
+
 def test_regmean_answers_as_each_module_on_its_own_inputs(makes):
     """Inputs of the two modules in different directions: both are answered exactly, which no average does."""
     one, two = (odd(makes, name, seed, 3, 3, size=(6, 5)) for name, seed in (("one", 1), ("two", 2)))
@@ -252,6 +264,19 @@ def test_auto_averages_modules_of_one_start_and_sums_the_products_of_strangers_a
     apart = [makes.module("x", 1), makes.module("y", 2, start=None)]
     merge(apart, {module.id: 0.5 for module in apart}, say=lines.append)
     assert f"the start of 1 of 2 modules is not known ({apart[1].id} for example)" in lines[1]
+
+
+def test_auto_takes_one_module_of_unknown_start_at_any_weight(makes):
+    lines: list[str] = []
+    one, two = (odd(makes, name, seed, 2, 2) for name, seed in (("one", 1), ("two", 2)))
+    found = merge([one, two], {one.id: 0.5, two.id: 0.0}, say=lines.append)
+    close(products(found), full_sum([one], {one.id: 0.5}), 1e-4)
+    assert f"the start of {one.id} is not known" in lines[0]
+    whole = merge([one], {one.id: 1.0}, say=lines.append)
+    torch.testing.assert_close(whole.tensors, dict(one.tensors()))
+    assert len(lines) == 1
+    with pytest.raises(DeltaError, match=r"is not known"):
+        merge([one], {one.id: 0.5}, "linear")
 
 
 def test_linear_warns_of_unknown_starts_for_every_method(makes):

@@ -6,11 +6,14 @@ import pytest
 import small
 import torch
 
+from transfer import initialize
+from transfer.deltas import LoRA
 from transfer.deltas.blocks import block_indices
 from transfer.ensembling import merge
 from transfer.ensembling.mixture import Mixture
-from transfer.errors import DeltaError
+from transfer.errors import ConfigError, DeltaError
 from transfer.similarity.target import Target
+from zoo import Card, Module
 
 
 def mixture_of(small_zoo, method="lora", arch="bert"):
@@ -82,3 +85,31 @@ def test_modules_of_other_sizes_are_refused_by_name(small_zoo):
     short = {name: tensor[:1] for name, tensor in target.start.items()}
     with pytest.raises(DeltaError, match=mixture.modules[0].id):
         Mixture(target.backbone, target.method, mixture.modules, short)
+
+
+def test_a_table_by_block_is_the_one_that_a_merge_takes(small_zoo):
+    """Also where some blocks have no tensors, and some tensors no block: these get the mean over blocks."""
+    backbone, _ = small_zoo()
+    place = "encoder.layer.1.attention.self.query"
+    method = LoRA(rank=2, at=("embeddings.word_embeddings", place)).fixed(backbone.model)
+    start = method.draw(backbone.model)
+    fields = {"backbone": "toy", "fingerprint": backbone.fingerprint, "settings": method.settings(backbone.model)}
+    modules = []
+    for number in range(2):
+        generator = torch.Generator().manual_seed(number)
+        moved = {name: t + torch.randn(t.shape, generator=generator) for name, t in start.items()}
+        modules.append(Module.new(Card(task=f"t{number}", method="lora", **fields), moved, start=start))
+    modules.sort(key=lambda module: module.id)
+    mixture = Mixture(backbone, method, modules, start)
+    assert mixture.blocks == 2
+    table = torch.tensor([[0.25, 1.0], [3.0, -0.5]])
+    found = mixture.tensors(table)
+    merged = merge(modules, {m.id: row.tolist() for m, row in zip(modules, table, strict=True)}, "linear")
+    for name, tensor in merged.tensors.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5)
+
+
+def test_what_lies_in_no_block_has_no_weights_by_block(small_zoo):
+    backbone, zoo = small_zoo("bert", "soft-prompt")
+    with pytest.raises(ConfigError, match=r"(?s)in no block.*prompt_embeddings"):
+        initialize(small.toy_target(), zoo, backbone, "soft-prompt", how="learned", per_block=True, guard=False)

@@ -195,6 +195,18 @@ def test_scratch_that_diverges_in_its_tune_is_an_error(world, monkeypatch):
         race(backbone, given(deltas, SCRATCH, "trained"), [Split(rows, rows)], rungs=(2,))
 
 
+def test_the_first_that_can_be_made_is_measured_however_little_time_there_is(world):
+    backbone, rows, deltas = world
+
+    def no(split):
+        raise DeltaError("ranks differ")
+
+    names = {SCRATCH: lambda split: deltas[SCRATCH], "broken": no, **given(deltas, "trained", "wrong")}
+    found = race(backbone, names, [Split(rows, rows)], rungs=(2,), budget=1.0, clock=ticking(2.0))
+    assert found.runner_up() == "trained"
+    assert found.runners["wrong"].why_not == "the budget ran out"
+
+
 def test_without_time_for_a_tune_the_choice_is_by_the_losses_as_they_are(world):
     backbone, rows, deltas = world
     names = given(deltas, SCRATCH, "trained", "wrong")
@@ -205,20 +217,26 @@ def test_without_time_for_a_tune_the_choice_is_by_the_losses_as_they_are(world):
     assert found.runners["wrong"].why_not == "the budget ran out"
 
 
-def test_a_tune_that_only_scratch_had_time_for_does_not_count(world, monkeypatch):
-    """A clock on which a step takes a second: both have a tune of one step, then scratch one of two."""
+@pytest.mark.parametrize(("pace", "budget", "scratch_steps", "spent"), [((1, 1), 5.0, 1, 2.0), ((1, 3), 8.0, 2, 8.0)])
+def test_a_tune_that_only_scratch_had_time_for_does_not_count(pace, budget, scratch_steps, spent, world, monkeypatch):
+    """A clock on which a step takes a second, or, of the second tunes, three.
+
+    Both have a tune of one step. Two more of two steps go beyond 5 seconds, so none is begun; beyond 8 they go only
+    since they take longer than the first ones told.
+    """
     backbone, rows, deltas = world
     now = [0.0]
 
     def slow(*args, settings, **kwargs):
-        now[0] += settings.steps
+        now[0] += settings.steps * pace[settings.steps - 1]
         return tune(*args, settings=settings, **kwargs)
 
     monkeypatch.setattr(racing, "tune", slow)
     names = given(deltas, SCRATCH, "trained")
-    found = race(backbone, names, [Split(rows, rows)], rungs=(1, 2), budget=5.0, clock=lambda: now[0])
+    found = race(backbone, names, [Split(rows, rows)], rungs=(1, 2), budget=budget, clock=lambda: now[0])
     assert found.ran_out
-    assert found.runners[SCRATCH].steps == 2
+    assert now[0] == spent
+    assert found.runners[SCRATCH].steps == scratch_steps
     assert found.runners["trained"].steps == found.steps == 1
     assert found.chosen == "trained"
     assert found.against_scratch("trained")["difference"] < 0

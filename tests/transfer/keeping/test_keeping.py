@@ -67,6 +67,17 @@ def calibrated(task, backbone, delta):
 # ---- every way
 
 
+@pytest.mark.parametrize(("arch", "name"), [("gpt2", "lora"), ("t5", "prefix"), ("bert", "parallel-adapter")])
+def test_scratch_mixes_and_averages_where_settings_are_read_from_the_model(arch, name, small_zoo):
+    backbone, zoo = small_zoo(arch, name)
+    task = small.toy_target()
+    mixed = finetune(task, backbone, method=name, keep="mixing", zoo=zoo, steps=2, batch_size=8, eval_every=1)
+    assert mixed.kept["chosen"].startswith("step")
+    made = initialize(task, zoo, backbone, name, guard=False)
+    soup = finetune(task, backbone, method=name, keep="soup", others=[made], zoo=zoo, steps=2, batch_size=8)
+    assert len(soup.kept["ingredients"]) == 2
+
+
 @pytest.mark.parametrize("keep", WAYS)
 def test_what_is_handed_over_has_the_loss_that_is_recorded(keep, small_zoo):
     backbone, zoo = small_zoo()

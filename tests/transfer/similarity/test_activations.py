@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import tiny
 import torch
 
 from transfer.deltas import LoRA
+from transfer.errors import DeltaError
 from transfer.similarity.activations import EXAMPLES, input_grams, source_grams
 from transfer.similarity.signatures import drawn
 from transfer.tasks import load_task
@@ -33,3 +35,10 @@ def test_grams_of_a_source_come_from_its_drawn_examples_alone(toys, tmp_path, mo
     for module in modules:
         assert found[module.id].keys() == expected.keys()
         assert all(torch.allclose(gram, expected[place]) for place, gram in found[module.id].items())
+
+
+def test_a_module_on_an_embedding_is_refused_by_name(toys):
+    backbone, method = tiny.tiny_backbone("bert"), LoRA(at=("embeddings.word_embeddings",))
+    module = toys.module(backbone, method, method.draw(backbone.model), "films")
+    with pytest.raises(DeltaError, match=rf"'regmean' cannot merge '{module.id}', which acts on the embedding"):
+        source_grams(backbone, [module], print)

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny
 
 from transfer.similarity.embedding import EmbeddingCosine, EmbeddingDiscrepancy, EmbeddingFrechet
+from transfer.similarity.hidden import EXAMPLES, _evenly
 from zoo import Signature
 
 
@@ -96,3 +98,12 @@ def test_a_single_target_example_and_equal_examples_are_enough(estimator):
         scores = estimator.score(target(rows), [from_rows("near", [[1, 0]]), from_rows("far", [[0, 1], [0, 0.9]])])
         assert np.isfinite(scores).all()
         assert scores[0] > scores[1]
+
+
+def test_hidden_states_are_of_examples_of_every_label_where_a_file_is_sorted():
+    backbone = tiny.tiny_backbone("bert")
+    rows = sorted(backbone.encode(tiny.sentiment_rows(200, 3)), key=lambda row: row.label)
+    chosen = _evenly(rows, EXAMPLES)
+    assert len(chosen) == len({id(row) for row in chosen}) == EXAMPLES
+    assert abs(sum(row.label for row in chosen) - EXAMPLES / 2) <= 3
+    assert len(_evenly(rows[:5], EXAMPLES)) == 5

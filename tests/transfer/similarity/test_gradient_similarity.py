@@ -72,7 +72,12 @@ def test_more_modules_than_a_chunk_holds_get_the_same_scores(monkeypatch, world,
     backbone, _, modules = world()
     target = toys.target(backbone, modules)
     at_once = FirstOrder().score(target, modules)
-    monkeypatch.setattr(gradient, "CHUNK", 2)
+    with monkeypatch.context() as few:
+        few.setattr(gradient, "CHUNK", 2)
+        np.testing.assert_allclose(FirstOrder().score(target, modules), at_once, rtol=1e-5, atol=1e-7)
+    size = sum(tensor.numel() for tensor in modules[0].tensors().values())
+    monkeypatch.setattr(gradient, "MOST_VALUES", 2 * size + 1)
+    assert [len(set(next(iter(stack.values()))[2].tolist())) for stack in gradient._stacks(modules, "cpu")][:1] == [2]
     np.testing.assert_allclose(FirstOrder().score(target, modules), at_once, rtol=1e-5, atol=1e-7)
 
 

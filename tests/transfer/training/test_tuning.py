@@ -253,3 +253,9 @@ def test_an_unknown_keep_is_refused(bert, rows):
 def test_settings_outside_their_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         TuneSettings(**wrong)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_refused(seed):
+    with pytest.raises(ConfigError, match="below 2"):
+        TuneSettings(seed=seed)
