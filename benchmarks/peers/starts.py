@@ -41,6 +41,7 @@ PEERS: dict[str, Recipe] = {
     "peft:svd": peer(by_peft.combined, "svd"),
     "peft:ties": peer(by_peft.combined, "ties", each=by_peft.whole, density=by_peft.DENSITY),
     "peft:dare_ties": peer(by_peft.combined, "dare_ties", each=by_peft.whole, density=by_peft.DENSITY),
+    "peft:dare_ties:share": peer(by_peft.combined, "dare_ties", density=by_peft.DENSITY),
     "peft:cat": peer(by_peft.combined, "cat"),
     "adapterhub:average": peer(by_adapterhub.averaged),
     "adapterhub:svd": peer(by_adapterhub.averaged, "lora_delta_w_svd", svd_rank=8),
