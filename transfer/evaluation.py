@@ -133,7 +133,8 @@ def _measured(task: Task, backbone: Backbone, rows: Any, split: str) -> Evaluati
     if task.kind != "generation":
         metrics = found.metrics()
         interval = wilson(int(found.correct.sum()), len(encoded))
-        return Evaluation(task.name, split, len(encoded), task.metric, metrics, interval, found.correct)
+        own = task.metric if task.metric in metrics else "accuracy"
+        return Evaluation(task.name, split, len(encoded), own, metrics, interval, found.correct)
     outputs = backbone.generate(rows, task.fields)
     scores = text_scores(outputs, list(rows["output"]))
     metrics = {"loss": found.loss} | {name: float(values.mean()) for name, values in scores.items()}

@@ -13,6 +13,7 @@ from transfer.errors import ConfigError, DeltaError
 from transfer.initialization import RECIPE, Initialization
 from transfer.paths import without_folders
 from transfer.similarity.signatures import module_signature, task_signature
+from transfer.similarity.switching import method_of
 from transfer.tasks import Task
 from zoo import Card, Module
 from zoo.formats import detect
@@ -52,7 +53,7 @@ def import_checkpoint(
             or what `Initialization.save` wrote.
         DeltaError: names or shapes do not go with the backbone.
         FormatError: the folder holds a variant that cannot be read.
-        ZooError: an exported module is not what its card says.
+        ZooError: an exported module is not what its card says, or is of another backbone than the one given.
     """
     if (folder / "card.json").is_file():
         told = (task is not None, category != "unknown", license != "unknown", data is not None)
@@ -62,6 +63,9 @@ def import_checkpoint(
                 f"{folder} has a card of its own, which says that", found=" ".join(named), hint="leave these out"
             )
         found = Module.load(folder)
+        if backbone is not None:
+            found.check_fits(backbone.fingerprint, backbone.name)
+        method_of(found)  # settings that cannot be used are refused now, not by whoever reads the zoo later
         check_content(found)
         return Imported(Module.new(found.card, dict(found.tensors()), found.signature, found.start()))
     if (folder / RECIPE).is_file():

@@ -26,6 +26,7 @@ from zoo.shapes import check_shapes
 RECIPE = "recipe.json"
 PAGE = "report.html"  # of `transfer init --explain`
 SCHEMA = 1  # of the recipes written now
+MOST_BYTES = 64 << 20  # of a recipe; with curves and thousands of sources it has a few million
 
 # What a folder of `save` may hold; a folder with anything else in it is not replaced.
 FILES = (RECIPE, PAGE, "adapter_config.json", "adapter_model.safetensors", "delta_config.json", "delta.safetensors")
@@ -185,6 +186,8 @@ def _read_recipe(folder: Path) -> dict[str, Any]:
             found=", ".join(there) or None,
             hint="a folder that transfer init wrote: it holds recipe.json",
         )
+    if path.stat().st_size > MOST_BYTES:
+        raise ConfigError(f"{path} is no recipe", found=f"it has more than {MOST_BYTES:,} bytes")
     try:
         recipe = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

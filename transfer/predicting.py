@@ -49,7 +49,8 @@ def predict(
         deltas: In place of `delta` one for each row, None for the bare backbone; such rows share batches.
     Raises:
         FingerprintError: the delta says that it was made for another backbone.
-        DataError: a row has no input, choices that are no texts, or none where others have some.
+        DataError: a row has no input, choices that are no texts, or none where others have some; or its scores are not
+            finite.
         ConfigError: `deltas` are not as many as the rows, or come beside a `delta`.
         DeltaError: a delta's method cannot be mixed with others in a batch.
     """
@@ -126,6 +127,13 @@ def _answers(
     bare = [{"input": row["input"], "choices": row["choices"]} for row in rows]
     scores = backbone.outputs(bare, fields, modules)[0]
     shares = torch.softmax(scores if factors is None else scores * torch.tensor(factors)[:, None], dim=1)
+    broken = (~torch.isfinite(shares).all(dim=1)).nonzero().flatten().tolist()
+    if broken:
+        raise DataError(
+            f"row {broken[0] + 1} has no answer: its scores are no finite numbers",
+            found=f"{len(broken)} such rows of {len(rows)}",
+            hint="a delta that was trained to finite numbers, or --precision fp32",
+        )
     predictions = []
     for row, share in zip(bare, shares, strict=True):
         label = int(share.argmax())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from transfer.backbones.backbone import Backbone
 from transfer.deltas.delta import Delta
 from transfer.errors import UnknownNameError
+from transfer.tasks.fields import find_fields
 from zoo import Card, FingerprintError, Module, PathError, UnknownModuleError
 
 
@@ -33,6 +35,8 @@ class Start:
     fingerprint: str
     backbone: str
     choices: list[str] | None = None
+    fields: tuple[str, ...] = ()  # of the inputs it was made with, and the tokens they were cut to
+    max_length: int | None = None
     start: str | None = None  # the shared start behind it, as it is called in a zoo
     start_sha256: str | None = None  # of its tensors, where it is known
     sources: tuple[str, ...] | None = None  # ids of the modules that an initialization scored
@@ -53,8 +57,15 @@ class Start:
             raise FingerprintError(
                 f"{self.name} was made for another backbone than {backbone_name!r}",
                 found=f"made for {self.backbone!r} ({self.fingerprint[:8]}), this one is {fingerprint[:8]}",
-                hint=f"--backbone {self.backbone}",
+                hint=named_backbone(self.backbone, self.fingerprint),
             )
+
+
+def named_backbone(name: str, fingerprint: str) -> str:
+    """What to say to `--backbone` for a backbone of a card, which keeps no path."""
+    if name == "embedded" or "/" in name or os.path.isdir(name):
+        return f"--backbone {shlex.quote(name)}"
+    return f"--backbone FOLDER, or a Hub id: that of {name!r}, fingerprint {fingerprint[:8]}"
 
 
 def load_start(name: str, zoo: Any) -> Start:
@@ -75,6 +86,8 @@ def load_start(name: str, zoo: Any) -> Start:
             recipe["fingerprint"],
             recipe["backbone"],
             recipe["target"].get("choices"),
+            tuple(recipe["target"].get("fields", ())),
+            recipe.get("max_length"),
             recipe.get("start"),
             recipe.get("start_sha256"),
             tuple(recipe["scores"]),
@@ -93,6 +106,21 @@ def load_start(name: str, zoo: Any) -> Start:
         ) from error
 
 
+def trained_length(starts: Iterable[Start | None]) -> int:
+    """Tokens that inputs were cut to in the training of these: the most where they differ, 128 where none says."""
+    return max((start.max_length for start in starts if start is not None and start.max_length), default=128)
+
+
+def trained_fields(starts: Iterable[Start | None], inputs: Sequence[str]) -> tuple[str, ...]:
+    """The fields that all of these were trained with, where every input has them; else none.
+
+    What is found in a file depends on its rows: of a single one every `word:` may be a mark.
+    """
+    known = {start.fields for start in starts if start is not None}
+    fields = next(iter(known)) if len(known) == 1 else ()
+    return fields if fields and set(fields) <= set(find_fields(inputs, fields)) else ()
+
+
 def _from_module(module: Module, name: str) -> Start:
     card = module.card
     return Start(
@@ -101,6 +129,8 @@ def _from_module(module: Module, name: str) -> Start:
         card.fingerprint,
         card.backbone,
         card.data.get("choices"),
+        tuple(card.data.get("fields") or ()),
+        card.max_length,
         card.start,
         module=module,
     )

@@ -78,8 +78,11 @@ def _compacter(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
 
 def _prefix(settings: Mapping[str, Any], place: str) -> dict[str, Shape]:
     width: int | Free = WIDTH
-    if settings.get("heads") is not None and settings.get("head_width") is not None:
-        width = settings["heads"] * settings["head_width"]
+    heads, head_width = settings.get("heads"), settings.get("head_width")
+    if heads is not None and head_width is not None:
+        if not (_is_count(heads) and _is_count(head_width)):  # a text times a number would be a long text
+            raise TypeError(f"heads {str(heads)[:20]!r}, head_width {str(head_width)[:20]!r}")
+        width = heads * head_width
     return {"prefix_key": (settings["length"], width), "prefix_value": (settings["length"], width)}
 
 
@@ -132,7 +135,7 @@ def _rows(rule: Rule, method: str, settings: Mapping[str, Any]) -> list[tuple[st
             raise CardError(f"a setting of a {method} module is of a wrong type", found=str(error)) from None
         for name, shape in local.items():
             if any(not isinstance(n, Free) and not _is_count(n) for n in shape):
-                raise CardError(f"the settings of a {method} module give {place}.{name} the shape {shape}")
+                raise CardError(f"the settings of a {method} module give {place}.{name} the shape {str(shape)[:80]}")
             rows.append((place, name, shape))
     return rows
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -154,7 +155,7 @@ class Zoo(ReadableZoo):
         Raises:
             ZooError: the zoo is read-only, or the card names a start that is nowhere.
             TensorError: tensors are not finite or not those of the card's settings.
-            CardError: the same tensors are there with other settings, with which they act otherwise.
+            CardError: the same tensors are there with other settings or for another backbone.
             ChecksumError: a module of a folder is not what was stored there.
         """
         # Imported here: writing needs torch, and listing must not wait for it.
@@ -249,12 +250,17 @@ class Zoo(ReadableZoo):
     def _there(self, module: Module) -> Module:
         """The stored module of an id, once it is sure that it is the one given: the id is made of the tensors alone."""
         stored = self.get(module.id)
-        if (name := differing_setting(module.card, stored.card)) is not None:
-            here, there = (str(card.settings.get(name))[:80] for card in (module.card, stored.card))
+        ours, theirs = module.card, stored.card
+        name = differing_setting(ours, theirs)
+        here, there = (str(card.settings.get(name or ""))[:80] for card in (ours, theirs))
+        if ours.fingerprint != theirs.fingerprint:  # of other weights the same tensors are another module
+            name = "backbone"
+            here, there = (f"{card.backbone} ({card.fingerprint[:8]})" for card in (ours, theirs))
+        if name is not None:
             raise CardError(
                 f"module {module.id!r} is in {self.path} with another {name}",
                 found=f"{there} there, {here} here",
-                hint=f"transfer zoo rm {module.id} first, or another --zoo",
+                hint=f"transfer zoo rm {module.id} --zoo {shlex.quote(str(self.path))} first, or another --zoo",
             )
         return stored
 

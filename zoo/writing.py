@@ -12,7 +12,7 @@ import torch
 from zoo import starts
 from zoo.card import Card
 from zoo.errors import PathError, TensorError, UnknownModuleError, ZooError
-from zoo.files import check_file_hash, sha256, sync, write_through, write_whole
+from zoo.files import check_file_hash, plain_file, sha256, sync, write_through, write_whole
 from zoo.folders import check_replaceable, whole_folder
 from zoo.formats import format_for
 from zoo.module import Module, signature_path
@@ -88,7 +88,7 @@ def _copied(folder: Path, module: Module, source: Path) -> Record:
     """The checkpoint as it is stored."""
     files = {name: known for name, known in module.record.files.items() if name not in (SIGNATURE, START)}
     for name, known in files.items():
-        shutil.copyfile(source / name, folder / name)
+        shutil.copyfile(plain_file(source / name), folder / name)
         check_file_hash(folder / name, known)
     return Record(id=module.id, card=module.card, files=files)
 

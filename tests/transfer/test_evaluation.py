@@ -39,6 +39,10 @@ def generation(outputs: list[str]) -> Task:
     return Task(name="words", kind="generation", train=split, dev=split, test=split, metric="rouge_l")
 
 
+def test_a_metric_of_another_kind_of_task_is_not_the_task_s_own(bert):
+    assert evaluate(dataclasses.replace(three_way(), metric="exact_match"), bert).metric == "accuracy"
+
+
 def test_accuracy_macro_f1_and_interval_by_hand(bert, monkeypatch):
     logits = torch.nn.functional.one_hot(torch.tensor(ANSWERED), 3).float()
     losses = torch.tensor([0.5, 0.5, 2.0, 0.5, 0.5, 2.0])

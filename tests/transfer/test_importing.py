@@ -20,7 +20,7 @@ from transfer.errors import ConfigError, DeltaError
 from transfer.importing import import_checkpoint, task_name
 from transfer.initializing import initialize
 from transfer.similarity.signatures import gradient_sketch
-from zoo import FormatError, Module, Zoo
+from zoo import FingerprintError, FormatError, Module, Zoo, ZooError
 
 peft = pytest.importorskip("peft")
 
@@ -224,3 +224,38 @@ def test_a_task_is_named_after_the_folder(folder, task, small_zoo):
 def test_a_folder_whose_name_says_nothing(bert):
     with pytest.raises(ConfigError, match=r"(?s)no task name.*--task"):
         task_name("(...)")
+
+
+def exported(zoo, folder, **settings):
+    """A module of a zoo in a folder by itself, its card changed as a stranger may."""
+    module = next(iter(zoo))
+    zoo.export(module.id, folder)
+    card = json.loads((folder / "card.json").read_text())
+    card["settings"] |= settings
+    (folder / "card.json").write_text(json.dumps(card))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("alpha", None), ("alpha", "x"), ("dropout", None), ("ranks", [1]), ("alphas", {"a": 1e400}), ("rank", "8")],
+)
+def test_an_exported_folder_with_settings_that_cannot_be_used_is_refused(setting, value, small_zoo, tmp_path):
+    _, zoo = small_zoo()
+    with pytest.raises((DeltaError, ZooError)):
+        import_checkpoint(exported(zoo, tmp_path / "odd", **{setting: value}))
+
+
+def test_an_exported_folder_is_held_against_the_backbone_that_is_named(small_zoo, tmp_path):
+    _, zoo = small_zoo()
+    folder = exported(zoo, tmp_path / "one")
+    with pytest.raises(FingerprintError):
+        import_checkpoint(folder, tiny.tiny_backbone("bert", seed=1))
+
+
+def test_a_config_is_not_read_where_it_is_too_large_for_one(bert, tmp_path):
+    saved(lora(), tmp_path, bert.model)
+    with (tmp_path / "adapter_config.json").open("r+b") as file:
+        file.truncate(1 << 33)  # a hole: nothing on the disk
+    with pytest.raises(FormatError, match="more than 4,194,304 bytes"):
+        import_checkpoint(tmp_path, bert)

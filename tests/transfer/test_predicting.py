@@ -157,3 +157,12 @@ def test_one_module_fetched_twice_is_one_delta(small_zoo):
     alone = predict(rows, backbone, zoo.get(module_id))
     found = predict(rows, backbone, deltas=[zoo.get(module_id) for _ in rows])
     assert [one.answer for one in found] == [one.answer for one in alone]
+
+
+def test_scores_that_are_no_numbers_are_no_answers(small_zoo):
+    backbone, zoo = small_zoo()
+    module = next(iter(zoo))
+    huge = Delta.from_module(module)
+    huge = Delta(huge.method, {name: torch.full_like(tensor, 1e30) for name, tensor in huge.tensors.items()})
+    with pytest.raises(DataError, match="row 1 has no answer"):
+        predict(ROWS, backbone, huge)

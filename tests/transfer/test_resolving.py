@@ -11,7 +11,7 @@ from transfer import evaluate, initialize, predict
 from transfer.deltas import LoRA
 from transfer.deltas.delta import Delta
 from transfer.errors import ConfigError, DeltaError, UnknownNameError
-from transfer.resolving import as_delta, load_start
+from transfer.resolving import Start, as_delta, load_start, trained_fields, trained_length
 from zoo import CardError, FingerprintError, Zoo
 
 
@@ -111,7 +111,19 @@ def test_another_backbone_is_refused_unless_forced(small_zoo):
     found = load_start(next(iter(zoo)).id, zoo)
     found.check_fits(backbone.fingerprint, backbone.name)
     with pytest.raises(
-        FingerprintError, match=rf"(?s)made for another backbone than 'other'.*--backbone {backbone.name}"
+        FingerprintError, match=rf"(?s)made for another backbone than 'other'.*--backbone FOLDER.*{backbone.name}"
     ):
         found.check_fits("0" * 64, "other")
     found.check_fits("0" * 64, "other", force=True)
+
+
+def test_inputs_are_cut_as_in_training_whatever_else_is_in_the_file():
+    def start(fields, length):
+        return Start(Delta(LoRA(), {}), "x", "0" * 64, "toy", None, fields, length)
+
+    one, other, silent = start(("text",), 32), start(("text",), 64), start((), None)
+    assert trained_length([one, other, None]) == 64
+    assert trained_length([silent, None]) == 128
+    assert trained_fields([one, other], ["text: warm and funny Note: seen twice"]) == ("text",)
+    assert trained_fields([one], ["text: a", "no mark"]) == ()
+    assert trained_fields([one, silent], ["text: a"]) == ()

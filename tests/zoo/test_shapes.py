@@ -82,3 +82,11 @@ def test_a_shared_rule_is_a_tensor_of_the_first_place():
         check_shapes("compacter", settings, shapes)
     del shapes[second]
     check_shapes("compacter", settings, shapes)
+
+
+@pytest.mark.parametrize(("heads", "head_width"), [("x", 600_000_000), (10**15, "x"), (True, 4), (0, 4)])
+def test_heads_that_are_no_counts_are_refused_without_much_ado(heads, head_width):
+    settings = {"length": 2, "heads": heads, "head_width": head_width, "places": ["a"]}
+    with pytest.raises(CardError) as caught:
+        expected_shapes("prefix", settings)
+    assert len(str(caught.value)) < 300

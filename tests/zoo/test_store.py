@@ -122,6 +122,26 @@ def test_the_same_tensors_with_another_alpha_are_refused_and_never_dropped_silen
     assert zoo.add(module_of(settings={**plain, "alpha": 8})).card.settings["alpha"] == 8
 
 
+def test_the_same_tensors_for_another_backbone_are_refused(zoo):
+    stored = zoo.add(module_of())
+    with pytest.raises(CardError, match="with another backbone") as caught:
+        zoo.add(module_of(fingerprint="f" * 64))
+    assert "ffffffff" in caught.value.found
+    assert f"--zoo {zoo.path}" in caught.value.hint
+    assert zoo.get(stored.id).card.fingerprint == stored.card.fingerprint
+
+
+def test_an_export_follows_no_link_out_of_the_zoo(filled, tmp_path):
+    module = next(iter(filled))
+    file = module.folder / next(name for name in module.record.files if name.startswith("adapter_model"))
+    outside = tmp_path / "outside.safetensors"
+    file.rename(outside)
+    file.symlink_to(outside)
+    with pytest.raises(PathError, match="is a link"):
+        filled.export(module.id, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_start_is_stored_once_and_found_by_settings(zoo):
     tensors, settings = tensors_of("lora", 9), {"rank": 2, "shapes": {"a": [1, 2]}}
     name = zoo.add_start("lora", settings, FINGERPRINT, {k: v.float() for k, v in tensors.items()})

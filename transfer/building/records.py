@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from transfer.errors import ConfigError
 from zoo.errors import ExplainedError
+from zoo.files import sync
 from zoo.locking import writing
 from zoo.starts import halved
 
@@ -141,9 +142,10 @@ class Records:
     def get(self, task: str, method: str) -> Record | None:
         """The record, or None when that module was not trained yet."""
         path = self._file(task, method, "json")
-        if not path.is_file():
+        try:
+            return Record(**json.loads(path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):  # none yet, or one that a crash of the machine cut off
             return None
-        return Record(**json.loads(path.read_text(encoding="utf-8")))
 
     def has_tensors(self, task: str, method: str) -> bool:
         """True while what was trained still lies beside its record; once it is in the zoo it may go."""
@@ -181,6 +183,7 @@ def _replace(path: Path, write: Any) -> None:
     os.close(handle)
     try:
         write(Path(part))
+        sync(Path(part))
         os.replace(part, path)
     except BaseException:
         Path(part).unlink(missing_ok=True)

@@ -29,14 +29,16 @@ def compare(
     rows = []
     for folder in folders:
         card = Module.load(folder).card
-        metrics, n = card.metrics.get("test"), card.data.get("sizes", {}).get("test")
-        if not metrics or "accuracy" not in metrics or not n:
+        metrics, sizes = card.metrics.get("test"), card.data.get("sizes")
+        found = metrics.get("accuracy") if isinstance(metrics, dict) else None
+        n = sizes.get("test") if isinstance(sizes, dict) else None
+        if not isinstance(n, int) or n < 1 or not isinstance(found, int | float) or not 0 <= found <= 1:
             raise DataError(
                 f"{folder} holds no accuracy on test",
                 found=", ".join(card.metrics) or "no metrics",
                 hint="transfer evaluate measures it",
             )
-        accuracy = float(metrics["accuracy"])
+        accuracy = float(found)
         low, high = wilson(round(accuracy * n), n)
         begun = str(card.provenance.get("started_from", "-"))
         rows.append((str(folder), card.task, begun, accuracy, [low, high], n))

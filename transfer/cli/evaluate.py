@@ -30,20 +30,20 @@ def evaluate(
     backbone: options.BackboneName = "embedded",
     kind: options.Kind = "auto",
     precision: options.Precision = "auto",
-    max_length: options.MaxLength = 128,
+    max_length: options.TrainedLength = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure on a split of TARGET: accuracy and macro-F1, or exact match, token F1 and ROUGE-L for generation."""
     from transfer.cli.report import show_evaluation, show_task
     from transfer.evaluation import evaluate as measure
-    from transfer.resolving import load_start
+    from transfer.resolving import load_start, trained_length
 
     output = Output(as_json=as_json, quiet=quiet)
     task = options.read_task(target, None, 42, source, input_column, label_column, choices, template)
     show_task(output, task)
-    loaded = options.read_backbone(backbone, kind, precision, max_length)
     start = None if delta is None else load_start(delta, options.open_zoo(zoo))
+    loaded = options.read_backbone(backbone, kind, precision, max_length or trained_length([start]))
     with output.working():
         found = measure(task, loaded, start, split)
     show_evaluation(output, found, delta or "bare backbone")

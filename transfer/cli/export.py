@@ -66,6 +66,9 @@ def export(
         raise ConfigError("--merged folds the gates of a SoRA into the weights", hint="leave out --prune")
     if backbone is not None and not merged:
         raise ConfigError("--backbone goes with --merged", hint="leave it out: a module alone needs no backbone")
+    if (kind != "auto" or force) and not merged:
+        named = "--force" if force else "--kind"
+        raise ConfigError(f"{named} goes with --merged", hint="leave it out: a module alone needs no backbone")
     target = target.expanduser()
     found = options.open_zoo(zoo).get(module)
     if prune:

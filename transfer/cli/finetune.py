@@ -10,7 +10,7 @@ import typer
 
 from transfer.cli import options, sparsity
 from transfer.cli.output import Output
-from transfer.cli.places import check_new, check_writable
+from transfer.cli.places import check_new, check_writable, expanded, training_in
 
 EXAMPLES = """\b
 Examples:
@@ -58,7 +58,8 @@ def finetune(
     ] = None,
     examples: options.Examples = 64,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the result; else TARGET-METHOD-tuned.")
+        Path | None,
+        typer.Option("--out", "-o", callback=expanded, help="Folder of the result; else TARGET-METHOD-tuned."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin again where that folder holds a result or an unfinished run.")
@@ -131,9 +132,7 @@ def finetune(
     show_task(output, task)
     loaded = options.read_backbone(backbone, kind, precision, max_length)
     checkpoints = folder.parent / f".{folder.name}-checkpoints"
-    if overwrite:
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    with output.working():
+    with output.working(), training_in(checkpoints, afresh=overwrite):
         result = run(
             task,
             loaded,

@@ -9,7 +9,7 @@ import typer
 
 from transfer.cli import options
 from transfer.cli.output import Output
-from transfer.cli.places import check_new, check_writable
+from transfer.cli.places import check_new, check_writable, expanded
 
 EXAMPLES = """\b
 Examples:
@@ -22,7 +22,9 @@ def init(
     target: options.Target,
     method: options.MethodName = "lora",
     zoo: options.ZooFolder = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the result; else TARGET-METHOD.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", callback=expanded, help="Folder of the result; else TARGET-METHOD.")
+    ] = None,
     examples: options.Examples = 64,
     estimator: Annotated[
         str,

@@ -22,6 +22,9 @@ BackboneName = Annotated[str, typer.Option("--backbone", "-b", help="embedded, a
 Kind = Annotated[str, typer.Option("--kind", help="auto, encoder, seq2seq or causal.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
 MaxLength = Annotated[int, typer.Option("--max-length", help="Tokens an input is cut to.")]
+TrainedLength = Annotated[
+    int | None, typer.Option("--max-length", help="Tokens an input is cut to; else as the delta was trained, or 128.")
+]
 ZooFolder = Annotated[
     Path | None,
     typer.Option("--zoo", help="Your zoo; else $TRANSFER_ZOO, else the data folder. The starter zoo is searched too."),
@@ -89,7 +92,7 @@ def read_task(
         source=source,
         input_column=input_column,
         label_column=label_column,
-        choices=split_names(choices),
+        choices=split_choices(choices),
         template=template,
         category=category,
     )
@@ -105,6 +108,11 @@ def read_backbone(name: str, kind: str, precision: str, max_length: int) -> Back
 def split_names(text: str | None) -> list[str] | None:
     """`a,b` as a list; None stays None."""
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def split_choices(text: str | None) -> list[str] | None:
+    """`no,yes` as a list; a blank between commas stays, to be refused where choices are."""
+    return None if text is None else [part.strip() for part in text.split(",")]
 
 
 def zoos(folder: Path | None) -> list[Zoo]:

@@ -31,17 +31,17 @@ class Output:
     def say(self, text: str = "", style: str | None = None) -> None:
         """A line for people, wrapped to the width of the terminal."""
         if not self.quiet:
-            _console().print(text, style=style, markup=False, highlight=False, soft_wrap=False)
+            _console().print(_safe(text), style=style, markup=False, highlight=False, soft_wrap=False)
 
     def aside(self, text: str) -> None:
         """A line for people on standard error, where standard output is what a script reads."""
         if not self.quiet:
-            print(text, file=sys.stderr)
+            print(_safe(text), file=sys.stderr)
 
     def path(self, text: str) -> None:
         """A line that holds a path: never wrapped, so that it can be copied."""
         if not self.quiet:
-            _console().print(text, soft_wrap=True)
+            _console().print(_safe(text), soft_wrap=True)
 
     def command(self, text: str) -> None:
         """A command to copy, in a line of its own."""
@@ -51,7 +51,7 @@ class Output:
     def result(self, text: str) -> None:
         """A line that is printed also when quiet, unless JSON was asked for: what a script would read."""
         if not self.as_json:
-            print(text)
+            print(_safe(text))
 
     def table(
         self,
@@ -98,7 +98,8 @@ class Output:
     def json(self, document: Any) -> None:
         """The document, when JSON was asked for; numbers that are not finite are null, since JSON has none."""
         if self.as_json:
-            print(json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False))
+            plain = not (sys.stdout.encoding or "").lower().startswith("utf")
+            print(json.dumps(_finite(document), indent=2, ensure_ascii=plain, allow_nan=False))
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
@@ -128,7 +129,16 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3f}"
-    return str(value)
+    return _safe(str(value))
+
+
+def _safe(text: str) -> str:
+    """Without control characters but tabs and line breaks: a card's text must not steer the terminal.
+
+    >>> _safe("sentiment\x1b[2J")
+    'sentiment[2J'
+    """
+    return "".join(c for c in text if c in "\n\t" or (ord(c) >= 32 and not 127 <= ord(c) < 160))
 
 
 def _finite(value: Any) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -14,17 +17,57 @@ def check_new(folder: Path, mark: str, overwrite: bool) -> None:
         raise ConfigError(f"{folder} already holds a finished result", hint="--overwrite, or another --out")
 
 
-def check_writable(path: Path, option: str = "--out") -> None:
+def expanded(path: Path | None) -> Path | None:
+    """A callback of options: `~` as the home folder, which a shell leaves as it is in `--out=~/x`."""
+    return None if path is None else path.expanduser()
+
+
+@contextlib.contextmanager
+def training_in(checkpoints: Path, afresh: bool) -> Iterator[None]:
+    """Hold a folder of checkpoints while a training uses it; with `afresh`, what an earlier one left there goes first.
+
+    Raises:
+        ConfigError: another process holds it.
+        PathError: it cannot be made.
+    """
+    from transfer.errors import ConfigError
+    from zoo.errors import PathError, ZooError
+    from zoo.locking import FILE, writing
+
+    try:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PathError(f"cannot make {checkpoints}", found=error.strerror, hint="another --out") from error
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(writing(checkpoints, wait_seconds=0))
+        except ZooError as error:
+            raise ConfigError(
+                "another process is training into the same folder", found=str(checkpoints), hint="another --out"
+            ) from error
+        for path in checkpoints.iterdir() if afresh else ():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != FILE:
+                path.unlink()
+        yield
+
+
+def check_writable(path: Path, option: str = "--out", folder: bool = True) -> None:
     """Refuse a path that nothing can be written at.
 
     Args:
         path: Of a file or folder that shall be made, with the folders above it where they are missing.
         option: That names another path.
+        folder: Whether it may be a folder.
     Raises:
-        PathError: the closest folder above that is there may not be written, or is a file.
+        PathError: the closest folder above that is there may not be written, or is a file; or it is itself a folder
+            where a file shall be.
     """
     from zoo.errors import PathError
 
+    if not folder and path.is_dir():
+        raise PathError(f"cannot write {path}", found="it is a folder", hint=f"{option} {path / 'answers.jsonl'}")
     above = next(part for part in Path(os.path.abspath(path.expanduser())).parents if os.path.lexists(part))
     if not above.is_dir():
         found = f"{above} is no folder"

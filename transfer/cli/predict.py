@@ -9,7 +9,7 @@ import typer
 
 from transfer.cli import options
 from transfer.cli.output import Output
-from transfer.cli.places import check_writable
+from transfer.cli.places import check_writable, expanded
 
 EXAMPLES = """\b
 Examples:
@@ -27,7 +27,9 @@ def predict(
     delta_column: Annotated[
         str | None, typer.Option("--delta-column", help="Column that names the delta of each row; blank is none.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File of the answers (.jsonl); else printed.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", callback=expanded, help="File of the answers (.jsonl); else printed.")
+    ] = None,
     zoo: options.ZooFolder = None,
     input_column: options.InputColumn = None,
     choices: options.Choices = None,
@@ -35,7 +37,7 @@ def predict(
     backbone: options.BackboneName = "embedded",
     kind: options.Kind = "auto",
     precision: options.Precision = "auto",
-    max_length: options.MaxLength = 128,
+    max_length: options.TrainedLength = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -44,18 +46,18 @@ def predict(
 
     from transfer.errors import ConfigError, DataError
     from transfer.predicting import predict as answer
-    from transfer.resolving import load_start
+    from transfer.resolving import load_start, trained_fields, trained_length
     from transfer.tasks import load_rows
 
     if delta is not None and delta_column is not None:
         raise ConfigError("--delta and --delta-column exclude each other", hint="leave out one of them")
     output = Output(as_json=as_json, quiet=quiet)
     if out is not None:
-        check_writable(out)
+        check_writable(out, folder=False)
     rows, fields, notes, names = load_rows(
         file,
         input_column=input_column,
-        choices=options.split_names(choices),
+        choices=options.split_choices(choices),
         template=template,
         delta_column=delta_column,
     )
@@ -65,12 +67,13 @@ def predict(
     for note in notes:
         output.aside(f"note: {note}")  # the answers have standard output to themselves
     start = None if delta is None else starts[delta]
+    fields = trained_fields(starts.values(), [row["input"] for row in rows]) or fields
     # What a delta was trained to choose from, for rows that bring no choices of their own.
     rows = [
         {"choices": own.choices, **row} if own is not None and own.choices else row
         for row, own in zip(rows, answering or [start] * len(rows), strict=True)
     ]
-    loaded = options.read_backbone(backbone, kind, precision, max_length)
+    loaded = options.read_backbone(backbone, kind, precision, max_length or trained_length(starts.values()))
     if loaded.kind == "encoder" and rows and not any(row.get("choices") for row in rows):
         raise DataError(
             f"no choices to answer {file} with, and {backbone!r} cannot write answers of its own",
@@ -82,7 +85,9 @@ def predict(
     if out is not None:
         from zoo.files import write_whole
 
-        write_whole(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+        write_whole(
+            out, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines).encode()
+        )
         output.json({"rows": len(lines), "out": str(out)})
         output.say(f"{len(lines)} answers in {out}")
         return

@@ -11,10 +11,12 @@ import typer
 
 from transfer.cli import export, options
 from transfer.cli.output import Output
+from transfer.cli.places import expanded
 
 if TYPE_CHECKING:
-    from zoo import Zoo
+    from zoo import Module, Zoo
     from zoo.catalog import Entry
+    from zoo.verify import Problem
 
 app = typer.Typer(
     no_args_is_help=True, help="Your modules: ls, show, add, build, verify, rm, export.", rich_markup_mode=None
@@ -126,9 +128,9 @@ def add(
         before = imported.module.id in store
         stored = store.add(imported.module)
         if before:
-            lacks = sorted(set(imported.module.signature.holds) - set(stored.signature.holds))
-            more = f", without {', '.join(lacks)}: transfer zoo rm {stored.id} first" if lacks else ""
-            output.say(f"{stored.id}  from {folder} was there already{more}")
+            output.say(f"{stored.id}  from {folder} was there already")
+            for line in _left(imported.module, stored, store.path):
+                output.say(f"  note: {line}")
             continue
         added.append(stored.id)
         output.say(f"{stored.id}  from {folder}")
@@ -143,8 +145,10 @@ def add(
 
 @app.command("build", epilog="Example:  transfer zoo build --tasks ./tasks --methods lora,adapter --out ./my-zoo")
 def build(
-    tasks: Annotated[Path, typer.Option("--tasks", help="Folder with a task folder each.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The zoo; what is finished in it is not done again.")],
+    tasks: Annotated[Path, typer.Option("--tasks", callback=expanded, help="Folder with a task folder each.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", callback=expanded, help="The zoo; what is finished in it is not done again.")
+    ],
     methods: Annotated[str, typer.Option("--methods", help=f"Of {options.METHOD_NAMES}.")] = "lora,adapter,prefix",
     only: Annotated[str | None, typer.Option("--only", help="Only these tasks: a,b.")] = None,
     most_tasks: Annotated[
@@ -205,7 +209,7 @@ def verify(zoo: options.ZooFolder = None, as_json: options.Json = False, quiet: 
     if zoo is not None and not zoo.expanduser().is_dir():
         raise ConfigError(f"there is no zoo {zoo}", hint="the folder that `transfer zoo add` or `build` wrote to")
     with output.working():
-        problems = [problem for part in options.zoos(zoo) for problem in part.verify()]
+        problems = [problem for part in options.zoos(zoo) for problem in (*part.verify(), *_unusable(part))]
     output.json([str(problem) for problem in problems])
     for problem in problems:
         output.say(str(problem))
@@ -229,6 +233,8 @@ def rm(
     """Remove modules from your zoo; the starter zoo stays as it is."""
     output = Output(as_json=as_json, quiet=quiet)
     store = _own(zoo)
+    for module in modules:  # all of them, before the first is gone
+        store.get(module)
     for module in modules:
         store.remove(module)
         output.say(f"removed {module}")
@@ -236,6 +242,17 @@ def rm(
 
 
 app.command("export", epilog=export.EXAMPLES)(export.export)
+
+
+def _left(given: Module, stored: Module, zoo: Path) -> list[str]:
+    """What a module that is stored already says otherwise than the one that was given, and lacks of it."""
+    again = f"transfer zoo rm {stored.id} --zoo {shlex.quote(str(zoo))} first, to have it otherwise"
+    names = ("license", "category", "backbone")
+    pairs = [(name, getattr(stored.card, name), getattr(given.card, name)) for name in names]
+    lines = [f"its {name} stays {there!r}, not {here!r}" for name, there, here in pairs if there != here]
+    if lacks := sorted(set(given.signature.holds) - set(stored.signature.holds)):
+        lines.append(f"it stays without {', '.join(lacks)}")
+    return [*lines, again] if lines else []
 
 
 def _lacking(entries: Sequence[Entry], asked: Mapping[str, str | None]) -> list[str]:
@@ -246,6 +263,21 @@ def _lacking(entries: Sequence[Entry], asked: Mapping[str, str | None]) -> list[
         if value is not None and value not in there:
             lines.append(f"no module of the {name} {value!r}; there are {', '.join(there) or 'none'}")
     return lines or ["no module has all of this at once"]
+
+
+def _unusable(zoo: Zoo) -> list[Problem]:
+    """Modules whose settings no method takes; the zoo itself knows no methods."""
+    from transfer.errors import TransferError
+    from transfer.similarity.switching import method_of
+    from zoo.verify import Problem
+
+    found = []
+    for module in zoo:
+        try:
+            method_of(module)
+        except TransferError as error:
+            found.append(Problem(f"modules/{module.id}", " ".join(str(error).split())))
+    return found
 
 
 def _unreadable(folder: Path | None) -> int:

@@ -64,7 +64,7 @@ class Compacter(BottleneckMethod):
     def local_shapes(self, place: str, module: nn.Module) -> dict[str, tuple[int, ...]]:
         width, n = linear_features(place, module, self.method)[1], self.division
         if width % n:
-            close = [d for d in range(1, n + 1) if width % d == 0]
+            close = [d for d in range(1, min(n, width) + 1) if width % d == 0]
             raise DeltaError(
                 f"compacter cannot be put on {place!r} with division {n}",
                 found=f"its output is {width} wide, which is no multiple of {n}",

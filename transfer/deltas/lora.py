@@ -67,6 +67,9 @@ class LoRA(DeltaMethod):
         for rank in (self.rank, *self.ranks.values()):
             if rank < 1:
                 raise ConfigError(f"rank must be at least 1, got {rank}")
+        for alpha in (self.alpha, *self.alphas.values()):
+            if not -math.inf < alpha < math.inf:
+                raise ConfigError(f"alpha must be a finite number, got {alpha}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
 

@@ -17,7 +17,7 @@ from transfer.deltas.attached import Attached, check_tensors
 from transfer.deltas.fused import fused_at, layout_of, rows_of_parts
 from transfer.deltas.modules import inner_model, named_modules
 from transfer.deltas.site import Site
-from transfer.errors import ConfigError, DeltaError
+from transfer.errors import ConfigError, DeltaError, TransferError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +184,7 @@ class DeltaMethod(ABC):
         """Build the method from what `settings` gave.
 
         Raises:
-            DeltaError: a setting is unknown to the method.
+            DeltaError: a setting is unknown to the method, or of another kind than it takes.
             ConfigError: a setting is outside its range.
         """
         known = {f.name for f in dataclasses.fields(cls)} - {"at"}
@@ -195,7 +195,12 @@ class DeltaMethod(ABC):
             )
         places = settings.get("places")
         chosen = {name: value for name, value in settings.items() if name in known}
-        return cls(**chosen, at=None if places is None else tuple(places))
+        try:
+            return cls(**chosen, at=None if places is None else tuple(places))
+        except TransferError:
+            raise
+        except (TypeError, AttributeError, ValueError, OverflowError) as error:  # cards come from strangers
+            raise DeltaError(f"these settings are none of the method {cls.method!r}", found=str(error)[:200]) from error
 
     def draw(self, model: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
         """The random start: fp32 tensors that fp16 holds exactly, the same wherever it is drawn.

@@ -10,6 +10,7 @@ from typing import Any
 
 from transfer.deltas import METHODS
 from transfer.errors import DeltaError
+from transfer.similarity.switching import method_of
 from zoo import Module
 from zoo.record import START
 
@@ -81,7 +82,8 @@ def acting(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def acting_settings(module: Module) -> dict[str, Any]:
-    """`acting` of a module's card."""
+    """`acting` of a module's card; DeltaError where its settings cannot be used, with its id."""
+    method_of(module)
     return acting(module.card.method, module.card.settings)
 
 

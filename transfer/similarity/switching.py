@@ -11,6 +11,7 @@ from transfer.backbones.backbone import Backbone
 from transfer.deltas import METHODS
 from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
+from transfer.errors import ConfigError, DeltaError
 from transfer.progress import track
 from zoo import Module
 
@@ -21,9 +22,17 @@ def method_of(module: Module) -> DeltaMethod:
     """The method of a stored module with the settings on its card.
 
     Raises:
-        UnknownNameError: no such method. DeltaError: the card has a setting that the method does not know.
+        UnknownNameError: no such method. DeltaError: the card has settings that the method cannot take.
     """
-    method: DeltaMethod = METHODS.get(module.card.method).from_settings(module.card.settings)
+    kind = METHODS.get(module.card.method)
+    try:
+        method: DeltaMethod = kind.from_settings(module.card.settings)
+    except (ConfigError, DeltaError) as error:
+        raise DeltaError(
+            f"the settings of module {module.id!r} cannot be used",
+            found=" ".join(str(error).split()),
+            hint=f"leave it out: --exclude {module.id}; or out of the zoo: transfer zoo rm {module.id}",
+        ) from error
     return method
 
 

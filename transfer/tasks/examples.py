@@ -11,7 +11,7 @@ from transfer.errors import DataError
 from transfer.tasks.columns import Columns, choices_problem
 from transfer.tasks.guessing import complete, template_of
 from transfer.tasks.kinds import Kind
-from transfer.tasks.labels import check_labels, fixed_labels, row_labels
+from transfer.tasks.labels import check_labels, fixed_labels, plain_text, row_labels
 from transfer.tasks.table import Rows, Table
 
 # Texts that come back so often are answers to choose from, not texts to write.
@@ -147,12 +147,25 @@ def _fixed_choices(
     if choices is None:
         choices, values = _choices_in_data(tables, label)
         notes.append(f"choices, read from {label!r}: {_shown(choices)}")
+        folded = [choice.casefold() for choice in choices]
+        if alike := [choice for choice in choices if folded.count(choice.casefold()) > 1]:
+            notes.append(f"choices that differ in capitals alone are classes of their own: {_shown(alike)}")
     labels, counted_from = fixed_labels(tables, label, choices, values)
     if counted_from:
         notes.append(f"labels count from 1: 1 is {choices[0]!r}, {len(choices)} is {choices[-1]!r}")
+    elif columns.choices is not None and (least := _least_number(tables, label, labels)):
+        notes.append(f"labels count from 0, and none is 0: {least} is {choices[least]!r}")
     same = list(choices)
     rows = {split: Rows(inputs[split], [same] * len(table), labels[split]) for split, table in tables.items()}
     return Examples("classification", rows, tuple(notes))
+
+
+def _least_number(tables: Mapping[str, Table], label: str, labels: Mapping[str, list[int]]) -> int:
+    """The smallest label where the column's numbers are the positions themselves; 0 where they are not."""
+    said = [value for table in tables.values() for value in table.need(label)]
+    places = [place for split in tables for place in labels[split]]
+    same = all(str(value).strip() == str(place) for value, place in zip(said, places, strict=True))
+    return min(places) if same and places else 0
 
 
 def _label(columns: Columns) -> str:
@@ -171,7 +184,7 @@ def _choices_in_data(tables: Mapping[str, Table], label: str) -> tuple[tuple[str
         return ("false", "true"), (False, True)
     said: dict[str, list[Any]] = {}
     for value in values:
-        said.setdefault(" ".join(str(value).split()), []).append(value)
+        said.setdefault(plain_text(str(value)), []).append(value)
     if len(said) < 2:
         raise DataError(
             f"{first.where}: every label in {label!r} is {next(iter(said))!r}",

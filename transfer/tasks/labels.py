@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -222,8 +223,8 @@ def _own_text(value: Any, choices: Sequence[str]) -> int | None:
     """The one choice with that text."""
     if not isinstance(value, str):
         return None
-    text = " ".join(value.split())
-    own = [" ".join(choice.split()) for choice in choices]
+    text = plain_text(value)
+    own = [plain_text(choice) for choice in choices]
     return own.index(text) if own.count(text) == 1 else None
 
 
@@ -272,7 +273,12 @@ def _fold(text: str) -> str:
 def _key(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 4)  # 0.6 is another number in a 32-bit column
-    return " ".join(value.split()) if isinstance(value, str) else value
+    return plain_text(value) if isinstance(value, str) else value
+
+
+def plain_text(text: str) -> str:
+    """Without spaces at the ends and doubled ones, and each character in one way: `é` may be one code point or two."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _number(value: Any) -> float | None:

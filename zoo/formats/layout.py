@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from zoo.card import is_finite, read_json
+from zoo.card import MAX_BYTES, is_finite, read_json
 from zoo.errors import CardError, FormatError
 from zoo.files import followed_file
 from zoo.tensors import FileTensors, RenamedTensors
@@ -22,7 +22,10 @@ Parts = dict[str, dict[str, str]]  # place -> local name of ours -> name in the 
 def read_config(path: Path) -> dict[str, Any]:
     """A config file as it stands; FormatError if it cannot be read."""
     try:
-        return read_json(followed_file(path).read_text(encoding="utf-8"))
+        file = followed_file(path)
+        if file.stat().st_size > MAX_BYTES:
+            raise CardError(f"it has more than {MAX_BYTES:,} bytes")
+        return read_json(file.read_text(encoding="utf-8"))
     except (CardError, UnicodeDecodeError, FileNotFoundError) as error:
         raise FormatError(f"{path} cannot be read", found=str(error)) from None
 

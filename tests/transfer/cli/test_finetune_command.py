@@ -167,6 +167,10 @@ def test_what_cannot_be_compared_is_told(transfer, tmp_path):
     ran = transfer("compare", bare)
     assert ran.code == 1
     assert "holds no accuracy on test" in ran.err
+    for number, odd in enumerate(({"data": {"sizes": None}}, {"metrics": {"test": {"accuracy": -1.0}}})):
+        card = card_of("boolq", **{"metrics": {"test": {"accuracy": 0.5}}, "data": {"sizes": {"test": 9}}} | odd)
+        stranger = save_module(Module.new(card, tensors_of("lora", seed=number)), tmp_path / f"odd-{number}")
+        assert "holds no accuracy on test" in transfer("compare", stranger).err
     missing = transfer("compare", tmp_path / "nowhere")
     assert missing.code == 1
     assert "nowhere" in missing.err

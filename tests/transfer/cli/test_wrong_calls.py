@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from transfer.cli.places import check_writable
+from transfer.cli.places import check_writable, training_in
+from transfer.errors import ConfigError
 from zoo.errors import PathError
 
 
@@ -92,3 +93,39 @@ def test_a_read_only_folder_is_told_by_the_path_that_was_given(tmp_path):
 def test_a_place_that_can_be_made_passes(tmp_path):
     check_writable(tmp_path / "a" / "b" / "c")
     assert not (tmp_path / "a").exists()
+
+
+def test_answers_are_no_folder(transfer, reviews_csv, tmp_path, monkeypatch):
+    monkeypatch.setattr("transfer.cli.options.read_backbone", None)
+    ran = transfer("predict", "--file", reviews_csv, "--choices", "bad,good", "--out", tmp_path)
+    assert ran.code == 1
+    assert "it is a folder" in ran.err
+
+
+@pytest.mark.parametrize("command", ["init", "finetune"])
+def test_a_home_folder_that_the_shell_left_is_looked_up(command, transfer, reviews_csv, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "done").mkdir()
+    for mark in ("recipe.json", "card.json"):
+        (tmp_path / "home" / "done" / mark).write_text("{}")
+    ran = transfer(command, "--target", reviews_csv, "--label-column", "verdict", "--out=~/done")
+    assert ran.code == 1
+    assert f"{tmp_path / 'home' / 'done'} already holds a finished result" in ran.err
+
+
+def test_a_blank_among_the_choices_is_refused(transfer, reviews_csv):
+    ran = transfer("tasks", "show", reviews_csv, "--label-column", "verdict", "--choices", "bad,,good")
+    assert ran.code == 1
+    assert "one is blank" in ran.err
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    with training_in(tmp_path / "x", afresh=False):
+        (tmp_path / "x" / "checkpoint-5").mkdir()
+        (tmp_path / "x" / "run.json").write_text("{}")
+        with pytest.raises(ConfigError, match="another process is training"), training_in(tmp_path / "x", afresh=True):
+            raise AssertionError("both got in")
+        assert (tmp_path / "x" / "checkpoint-5").is_dir()
+    with training_in(tmp_path / "x", afresh=True):
+        assert [path.name for path in (tmp_path / "x").iterdir()] == [".lock"]

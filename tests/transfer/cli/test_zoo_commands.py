@@ -115,3 +115,47 @@ def test_what_was_removed_or_exported_is_told_as_json(transfer, own, tmp_path):
 def test_all_is_well(transfer, own):
     ran = transfer("zoo", "verify", *own[1])
     assert (ran.code, ran.out) == (0, f"{3 + len(Zoo.starter())} modules checked; 0 problems\n")
+
+
+def test_what_a_module_that_is_there_says_otherwise_is_told(transfer, tmp_path):
+    option = ("--zoo", tmp_path / "mine")
+    for name, licence in (("one", "MIT"), ("two", "CC BY-NC")):
+        save_module(module_of("a", license=licence), tmp_path / name)
+    assert transfer("zoo", "add", tmp_path / "one", *option).code == 0
+    said = " ".join(transfer("zoo", "add", tmp_path / "two", *option).out.split())
+    assert "was there already" in said
+    assert "its license stays 'MIT', not 'CC BY-NC'" in said
+    assert "transfer zoo rm a-lora-" in said
+
+
+def test_rm_of_several_removes_none_where_one_is_not_there(transfer, own):
+    zoo, option = own
+    ran = transfer("zoo", "rm", zoo.ids()[0], "nothing-lora-00000000", *option, "--json")
+    assert (ran.code, ran.out) == (1, "")
+    assert len(Zoo(zoo.path)) == 3
+
+
+def test_texts_of_cards_do_not_steer_the_terminal(transfer, tmp_path):
+    Zoo(tmp_path / "mine").add(module_of("a", category="sent\x1b]0;owned\x07\x1b[2J"))
+    ran = transfer("zoo", "ls", "--zoo", tmp_path / "mine")
+    assert "\x1b" not in ran.out
+    assert "sent]0;owned[2J" in ran.out
+
+
+def test_options_of_a_merge_are_refused_without_one(transfer, own, tmp_path):
+    zoo, option = own
+    for words, named in ((("--kind", "causal"), "--kind"), (("--force",), "--force")):
+        ran = transfer("zoo", "export", zoo.ids()[0], tmp_path / "out", *option, *words)
+        assert ran.code == 1
+        assert f"{named} goes with --merged" in ran.err
+
+
+def test_settings_that_no_method_takes_are_found(transfer, tmp_path):
+    zoo = Zoo(tmp_path / "mine")
+    module = zoo.add(module_of("a"))
+    card = json.loads((module.folder / "card.json").read_text())
+    card["settings"]["alpha"] = None
+    (module.folder / "card.json").write_text(json.dumps(card))
+    ran = transfer("zoo", "verify", "--zoo", zoo.path)
+    assert ran.code == 1
+    assert f"modules/{module.id}: the settings of module '{module.id}' cannot be used" in " ".join(ran.out.split())

@@ -179,3 +179,23 @@ def test_a_split_whose_labels_are_hidden_counts_as_missing(tmp_path):
 def test_a_train_split_without_a_label_is_refused(tmp_path):
     with pytest.raises(DataError, match="no row has a label"):
         load_task(named(tmp_path, ["no", "yes"], values=[-1] * 10))
+
+
+@pytest.mark.parametrize("end", ["csv", "jsonl"])
+def test_positions_of_which_none_is_0_are_told(end, tmp_path):
+    rows = [{"text": f"film {i}", "label": 1 + i % 4} for i in range(40)]
+    path = written(tmp_path, end, rows)
+    words = ["terrible", "bad", "fine", "good", "great"]
+    assert "labels count from 0, and none is 0: 1 is 'bad'" in load_task(path, choices=words).notes
+    assert answers(path, choices=words)["0"] == "bad"
+    assert not any("none is 0" in note for note in load_task(path, choices=words[:4]).notes)  # these count from 1
+
+
+def test_one_letter_written_in_two_ways_is_one_choice_and_capitals_are_told(tmp_path):
+    rows = [{"text": f"film {i}", "label": ("caf\u00e9", "cafe\u0301", "no")[i % 3]} for i in range(30)]
+    task = load_task(written(tmp_path, "jsonl", rows))
+    assert task.labels == ["caf\u00e9", "no"]
+    assert answers(written(tmp_path, "jsonl", rows), choices=["no", "caf\u00e9"])["1"] == "caf\u00e9"
+    rows = [{"text": f"film {i}", "label": ("Yes", "yes", "no")[i % 3]} for i in range(30)]
+    (note,) = (n for n in load_task(written(tmp_path, "jsonl", rows)).notes if "capitals" in n)
+    assert note == "choices that differ in capitals alone are classes of their own: Yes, yes"

@@ -51,8 +51,10 @@ def read(path: Path) -> Table:
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        what = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
+        what = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        if isinstance(error, json.JSONDecodeError):
+            what = f"{error.msg} at column {error.colno}"
         if line.strip() in ("[", "{"):
             hint = "one whole object per line; from a JSON list: jq -c '.[]' FILE.json > FILE.jsonl"
         else:
