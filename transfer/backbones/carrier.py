@@ -62,6 +62,7 @@ class Carrier(nn.Module):
         try:
             attached = self._attached(delta, tensors, seed)
         except BaseException:
+            self.detach()  # one that was attached before may be on again, and then not fit
             for old in before:
                 old.attach()
             self.train(self.training)

@@ -120,6 +120,9 @@ class NormSite(AdapterSite):
     def install(self, module: nn.Module) -> list[RemovableHandle]:
         return [module.register_forward_pre_hook(self.before)]
 
+    def passes_by(self, place: str) -> bool:
+        return place == self.place
+
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook. The first argument is (..., width)."""
         # Past the hooks: this one, and those of others on the same normalisation.

@@ -34,6 +34,7 @@ class Attachment(Part):
         self._handles: list[RemovableHandle] = []
         self._name: str | None = None
         self._trainable_before: list[str] = []
+        self._thawed: list[str] = []  # parameters of the backbone that were turned on while this was attached
         # Past nn.Module.__setattr__, which would make the host a child of its own child.
         object.__setattr__(self, "_host", host)
 
@@ -92,9 +93,11 @@ class Attachment(Part):
         self._handles = []
         modules = named_modules(self.host)
         for site in self._all():
-            site.uninstall(modules[site.place])
+            if site.place in modules:  # a layer may have been taken out since
+                site.uninstall(modules[site.place])
         del self.host._modules[self._name]
         self._name = None
+        self._thawed = [name for name, parameter in backbone_parameters(self.host) if parameter.requires_grad]
         self._unfreeze()
         return self
 
@@ -112,8 +115,10 @@ class Attachment(Part):
         self._trainable_before = (
             list(others[0]._trainable_before) if others else [n for n, p in backbone.items() if p.requires_grad]
         )
-        for parameter in backbone.values():
-            parameter.requires_grad_(False)
+        if others:  # what was turned on since, such as a head, stays on
+            return
+        for name, parameter in backbone.items():
+            parameter.requires_grad_(name in self._thawed)
 
     def _unfreeze(self) -> None:
         if any(isinstance(module, Attachment) for module in self.host.children()):

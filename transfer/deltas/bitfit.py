@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from transfer.deltas.addressing import Parts, find_parts
 from transfer.deltas.common_structure import structure
 from transfer.deltas.method import DeltaMethod
-from transfer.deltas.modules import features, inner_model
+from transfer.deltas.modules import features, inner_model, refuse_uncalled
 from transfer.deltas.site import Site
 from transfer.errors import DeltaError
 
@@ -100,6 +100,7 @@ def _bias_width(place: str, module: nn.Module) -> int:
     Raises:
         DeltaError: the module there cannot take one.
     """
+    refuse_uncalled(place, module, "bitfit")
     sizes = features(module)
     if sizes is not None:
         return sizes[1]

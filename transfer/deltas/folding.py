@@ -34,17 +34,22 @@ def fold(attached: Attached) -> nn.Module:
 def _check_first(attached: Attached, modules: Mapping[str, nn.Module]) -> None:
     """Refuse where what was attached before acts at the same place and is no change of parameters: it comes first.
 
-    Folded in, the delta would go before it, and the host would answer otherwise.
+    Folded in, the delta would go before it, and the host would answer otherwise. So it would where another delta reads
+    past the hooks of a layer that this one is on, or puts rows of its own into what the layer gives.
     """
     places = {site.place for site in attached.sites if isinstance(site, Site)}
+    earlier = True
     for other in attached.host.children():
         if other is attached:
-            return
+            earlier = False
+            continue
         for site in other.sites if isinstance(other, Attachment) else ():
-            place = getattr(site, "place", None)
-            if place in places and (not isinstance(site, Site) or site.changes(modules[place]) is None):
+            if not isinstance(site, Site):
+                continue
+            first = earlier and site.place in places and site.changes(modules[site.place]) is None
+            if first or any(site.passes_by(place) for place in places):
                 raise DeltaError(
-                    f"this delta cannot be merged into the backbone: another one acts before it at {place!r}",
+                    f"this delta cannot be merged into the backbone: another one acts before it at {site.place!r}",
                     found=f"a {type(site).__name__}",
                     hint="detach that one first",
                 )
@@ -97,7 +102,7 @@ def _check(
         if name == "bias" and weight is not None and isinstance(module, (nn.Linear, nn.LayerNorm)):
             return  # their forward looks for a bias
         why, hint = f"a {type(module).__name__}, which has no {name} of its own to take it", "keep it attached"
-    elif not parameter.is_floating_point():
+    elif not parameter.is_floating_point() or parameter.element_size() < 2:
         why, hint = f"{full} is quantised ({parameter.dtype})", "load the backbone without quantisation"
     elif parameter.shape != change.shape:
         why = f"{full} is stored as {tuple(parameter.shape)}, not as {tuple(change.shape)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -28,6 +28,10 @@ MIXED = Registry(
         "prefix": "transfer.deltas.mixed_prefix:PrefixRows",
     },
 )
+
+
+# Attentions of transformers that transpose to (tokens, batch, width) before query, key and value.
+TURNED = frozenset({"LongformerSelfAttention", "LEDEncoderSelfAttention"})
 
 
 class Router:
@@ -175,6 +179,7 @@ def _build(host: nn.Module, deltas: Sequence[Delta], router: Router) -> tuple[li
         at = [set() if method is None else set(method.places(host)) for method in methods]
         for place in (place for place in modules if any(place in places for places in at)):
             _refuse_experts(place)
+            _refuse_turned(place, modules)
             pieces = [
                 None if method is None or place not in places else _piece(method, delta, place, modules[place])
                 for method, places, delta in zip(methods, at, deltas, strict=True)
@@ -187,6 +192,16 @@ def _build(host: nn.Module, deltas: Sequence[Delta], router: Router) -> tuple[li
 def _piece(method: DeltaMethod, delta: Delta, place: str, module: nn.Module) -> Piece:
     names = method.local_shapes(place, module)
     return Piece(method, {name: delta.tensors[f"{place}.{name}"].detach().to(torch.float32) for name in names})
+
+
+def _refuse_turned(place: str, modules: Mapping[str, nn.Module]) -> None:
+    """Attention that hands tokens over as if they were rows: a layer inside cannot tell which row is whose."""
+    owner = type(modules.get(place.rpartition(".")[0])).__name__
+    if owner in TURNED:
+        raise DeltaError(
+            f"{place!r} is in a {owner}, which puts the tokens in front of the rows",
+            hint="backbone.switching() goes from delta to delta",
+        )
 
 
 def _refuse_experts(place: str) -> None:

@@ -74,6 +74,7 @@ def linear_features(place: str, module: nn.Module, method: str) -> tuple[int, in
     Raises:
         DeltaError: the module there is no linear layer.
     """
+    refuse_uncalled(place, module, method)
     sizes = features(module)
     if sizes is None:
         inside = [name for name, layer in module.named_modules() if features(layer) is not None]
@@ -87,9 +88,35 @@ def linear_features(place: str, module: nn.Module, method: str) -> tuple[int, in
     return sizes
 
 
+def refuse_uncalled(place: str, module: nn.Module, method: str) -> None:
+    """Refuse the output layer of torch's own attention: its weight is read, it is never called, so no hook would run.
+
+    Raises:
+        DeltaError: it is one.
+    """
+    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        raise DeltaError(
+            f"{method} cannot be put on {place!r}",
+            found="the output layer of an nn.MultiheadAttention, which reads its weight without calling it",
+            hint=f"leave it out: exclude=({place!r},)",
+        )
+
+
 def device_of(module: nn.Module, fallback: nn.Module) -> torch.device:
-    """Device of the first parameter or buffer of `module`, else of `fallback`, else the CPU."""
+    """Device of the first parameter or buffer of `module`, else of `fallback`, else the CPU.
+
+    Of an offloaded module, whose tensors are away between two forwards, the device that it computes on.
+    """
     for holder in (module, fallback):
         for tensor in (*holder.parameters(), *holder.buffers()):
+            if tensor.device.type == "meta" and (runs_on := _computes_on(holder)) is not None:
+                return runs_on
             return tensor.device
     return torch.device("cpu")
+
+
+def _computes_on(module: nn.Module) -> torch.device | None:
+    """The device that accelerate's hooks bring the tensors of a module to; None where it has none."""
+    hooks = (getattr(part, "_hf_hook", None) for part in module.modules())
+    found = (getattr(one, "execution_device", None) for hook in hooks for one in getattr(hook, "hooks", (hook,)))
+    return next((torch.device(device) for device in found if device is not None), None)

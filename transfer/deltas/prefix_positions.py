@@ -26,6 +26,13 @@ def position_modules(model: nn.Module) -> list[str]:
     return found
 
 
+def rows_for_text(table: nn.Embedding) -> int:
+    """Rows of a table of positions that tokens can have: RoBERTa's begin behind the padding id, OPT's at an offset."""
+    offset = getattr(table, "offset", 0)
+    first = 0 if table.padding_idx is None else table.padding_idx + 1
+    return table.num_embeddings - max(first, offset if isinstance(offset, int) else 0)
+
+
 def _holds_positions(argument: Any, module: nn.Module) -> bool:
     """An embedding of a class of its own may take masks or token ids first and work out the positions itself."""
     if isinstance(module, nn.Embedding) and type(module).forward is not nn.Embedding.forward:
@@ -71,7 +78,7 @@ class PositionShift(Site):
         return ids + self.length
 
     def _shifted(self, ids: torch.Tensor, module: nn.Module) -> torch.Tensor:
-        known = module.num_embeddings if isinstance(module, nn.Embedding) else None
+        known = rows_for_text(module) if isinstance(module, nn.Embedding) else None
         if known is not None and ids.shape[-1] + self.length > known:
             longest = self.longest(ids)
             if ids.shape[-1] + longest > known:

@@ -80,6 +80,9 @@ class RowsPrefixSite(PrefixSite):
     _waiting: tuple[str, ...] = ()  # tensors that have not yet been put in place in this forward
     _offset: int = 0  # rows of other prefixes in front of this one's
 
+    def passes_by(self, place: str) -> bool:
+        return place.startswith(f"{self.place}.")
+
     def install(self, module: nn.Module) -> list[RemovableHandle]:
         kind = kind_of(module)
         if kind is None:

@@ -61,6 +61,11 @@ class Site(Part):
             parameter.register_hook(functools.partial(_rows_alone, trained))
             parameter.requires_grad_(trains)
 
+    def n_trained(self, name: str) -> int:
+        """How many values of a parameter learn, where it is trained at all."""
+        parameter, rows = self.get_parameter(name), self._rows.get(name)
+        return parameter.numel() if rows is None else parameter.numel() // len(rows) * int(rows.sum())
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.train_rows(self._rows)  # neither copies nor pickles of a parameter keep its hooks
@@ -73,6 +78,10 @@ class Site(Part):
     def load(self, name: str, tensor: torch.Tensor) -> None:
         """Copy `tensor` into the one of that local name, keeping dtype and device."""
         self.get_parameter(name).copy_(tensor)
+
+    def passes_by(self, place: str) -> bool:
+        """Whether it takes what the layer at a place gives without, or in place of, what hooks there make of it."""
+        return False
 
     def changes(self, module: nn.Module) -> dict[str, torch.Tensor] | None:
         """Local parameter name of the module at the place -> what, added to it, acts as this site does.

@@ -11,6 +11,8 @@ from transfer.deltas.attached import Attached
 from transfer.deltas.delta import Delta
 from transfer.deltas.modules import inner_model
 
+MOST_KINDS = 16  # that are kept at hand
+
 
 class Switch:
     """Goes from delta to delta on one model.
@@ -64,7 +66,10 @@ class Switch:
                     before.attach()
                 raise
             self._known[kind] = known
+            if len(self._known) > MOST_KINDS:  # pruned LoRAs have ranks of their own each
+                del self._known[next(one for one in self._known if one != kind)]
         else:
+            self._known[kind] = self._known.pop(kind)  # the last used is the last to go
             known.load_state_dict(delta.tensors)
             if self._now is not None and self._now is not known:
                 self._now.detach()

@@ -148,9 +148,17 @@ def plan(method: DeltaMethod, model: nn.Module) -> dict[str, Laid]:
     Raises:
         DeltaError: as `method.places`, and where a place cannot take the method.
     """
-    modules = named_modules(model)
+    from transfer.deltas.fused import fused_at, rows_of_parts  # which knows common names, and they know trees
+
+    modules, method = named_modules(model), method.fixed(inner_model(model))
     shapes = method.shapes_by_place(model)
-    return {place: laid(method, place, modules[place], model, shapes[place]) for place in shapes}
+    found = {place: laid(method, place, modules[place], model, shapes[place]) for place in shapes}
+    together = fused_at(inner_model(model)) if method.parts else {}
+    for place, parts in method.parts.items():
+        rows = rows_of_parts(modules, place, parts, together.get(place, ()))
+        idle = sum(prod(shapes[place][name]) * int((~rows).sum()) // len(rows) for name in method.by_output)
+        found[place] = found[place]._replace(trained=found[place].trained - idle)
+    return found
 
 
 def laid(
@@ -241,7 +249,7 @@ def _attached(model: nn.Module) -> dict[str, list[Laid]]:
             seen |= {id(parameter) for _, parameter in own}
             if own:
                 shapes = tuple((local, tuple(parameter.shape)) for local, parameter in own)
-                trained = sum(parameter.numel() for _, parameter in own if parameter.requires_grad)
+                trained = sum(site.n_trained(local) for local, parameter in own if parameter.requires_grad)
                 place = joined(host, site.place) if host else site.place
                 found.setdefault(place, []).append(Laid(method, shapes, trained))
     return found

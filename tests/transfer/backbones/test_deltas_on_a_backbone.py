@@ -201,3 +201,13 @@ def test_what_cannot_be_merged_leaves_the_backbone_as_it_is(bert):
     bert.detach()
     assert bert.fingerprint == before
     assert all(torch.equal(parameter, weights[name]) for name, parameter in bert.model.named_parameters())
+
+
+def test_tensors_that_do_not_fit_a_delta_of_before_change_nothing(bert):
+    first = bert.attach(LoRA())
+    bert.attach(METHODS.get("adapter")())
+    expected = bert.choice_logits(ROWS)
+    with pytest.raises(DeltaError, match="do not fit"):
+        bert.attach(first, {"no": torch.zeros(1)})
+    assert [attached.method.method for attached in bert._deltas()] == ["adapter"]
+    assert torch.equal(bert.choice_logits(ROWS), expected)

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from transfer.deltas import METHODS, Adapter, Delta, LoRA, Prefix
+from transfer.deltas import METHODS, Adapter, BitFit, Delta, LoRA, Prefix
 from transfer.errors import DeltaError, UnknownNameError
 
 
@@ -113,3 +114,45 @@ def test_the_three_methods_have_matched_sizes_on_the_embedded_backbone(embedded)
     }
     assert sizes == {"lora": 73_728, "prefix": 73_728, "adapter": 78_432}
     assert max(sizes.values()) <= 1.25 * min(sizes.values())
+
+
+def test_a_head_that_was_turned_on_stays_on(tiny_model):
+    model = nn.ModuleDict({"bert": tiny_model("bert"), "head": nn.Linear(8, 2)})
+    attached = LoRA(where="attention.self.query").attach(model)
+    assert not model["head"].weight.requires_grad
+    model["head"].requires_grad_(True)
+    attached.detach()
+    attached.attach()
+    assert model["head"].weight.requires_grad
+    assert not any(parameter.requires_grad for parameter in model["bert"].parameters())
+    Adapter(where="output.dense").attach(model)
+    assert model["head"].weight.requires_grad  # a second delta leaves it as it is
+
+
+def test_a_delta_comes_off_a_model_that_has_lost_a_layer(tiny_model):
+    model = tiny_model("bert")
+    attached = LoRA().attach(model)
+    model.encoder.layer = model.encoder.layer[:1]
+    attached.detach()
+    assert not [name for name, _ in model.named_children() if name.startswith("delta_")]
+
+
+def test_on_an_offloaded_model_the_delta_keeps_its_values(tiny_model, inputs_for, disturbed):
+    accelerate = pytest.importorskip("accelerate")
+    expected = tiny_model("bert")
+    tensors = disturbed(LoRA().attach(expected))
+    model = accelerate.cpu_offload(tiny_model("bert"), execution_device=torch.device("cpu"))
+    attached = LoRA().attach(model, tensors)
+    assert {str(tensor.device) for tensor in attached.state_dict().values()} == {"cpu"}
+    inputs = inputs_for("bert")
+    with torch.no_grad():
+        ours, theirs = (one(**inputs).last_hidden_state for one in (model, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("method", [LoRA(where="out_proj"), Adapter(where="out_proj"), BitFit(where="out_proj")])
+def test_what_torch_s_attention_never_calls_is_refused(method):
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+    with pytest.raises(DeltaError, match=r"(?s)self_attn.out_proj.*without calling it.*exclude="):
+        method.attach(model)
+    assert len(LoRA(where=("linear1", "out_proj"), exclude="out_proj").attach(model).places) == 1

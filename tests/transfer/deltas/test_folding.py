@@ -7,7 +7,7 @@ import tiny
 import torch
 from torch import nn
 
-from transfer.deltas import METHODS, Adapter, BitFit, LoRA
+from transfer.deltas import METHODS, Adapter, BitFit, LoRA, Prefix
 from transfer.errors import DeltaError
 
 EXACT = ("lora", "bitfit", "sora")
@@ -138,3 +138,25 @@ def test_what_acts_before_at_the_same_place_is_in_the_way(tiny_model):
     with_plain = BitFit(where=("attn.proj",)).attach(model)
     LoRA(where=("attn.proj",)).attach(model).merge()  # a bias before it is a change of parameters itself
     with_plain.detach()
+
+
+def test_what_passes_by_the_layer_s_hooks_must_come_off_first(tiny_model, disturbed):
+    """A prefix of DeBERTa puts rows in place of a layer's own; an adapter before a norm calls it without hooks."""
+    deberta = tiny_model("deberta-v2")
+    Prefix().attach(deberta)
+    behind = BitFit(where="attn.v").attach(deberta)
+    bert = tiny_model("bert")
+    norms = BitFit(where="ff.norm").attach(bert)
+    Adapter(reads="sum", where="ff.norm").attach(bert)
+    for attached in (behind, norms):
+        disturbed(attached)
+        with pytest.raises(DeltaError, match=r"(?s)another one acts before it.*detach that one first"):
+            attached.merge()
+
+
+def test_weights_of_eight_bits_are_no_weights_to_change():
+    model = nn.ModuleDict({"one": nn.Linear(4, 4)})
+    model["one"].weight = nn.Parameter(model["one"].weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+    attached = LoRA(where="one", rank=1).attach(model)
+    with pytest.raises(DeltaError, match="is quantised"):
+        attached.merge()

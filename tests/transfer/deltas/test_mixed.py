@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from transformers import LongformerConfig, LongformerModel
 
 from transfer.deltas import Adapter, BitFit, Delta, LoRA, Mixed, Prefix, SoftPrompt
 from transfer.deltas.mixed import MIXED
@@ -286,3 +287,16 @@ def test_what_a_row_alone_does_not_tell_is_refused_by_name(method, match):
     delta = Delta(method, method.draw(model))
     with pytest.raises(DeltaError, match=match):
         Mixed(model, [delta])
+
+
+def test_attention_that_puts_tokens_in_front_of_rows_is_refused():
+    config = LongformerConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        attention_window=[4], max_position_embeddings=66,
+    )  # fmt: skip
+    model = LongformerModel(config)
+    delta = Delta(LoRA(), LoRA().draw(model))
+    with pytest.raises(DeltaError, match=r"(?s)LongformerSelfAttention, which puts the tokens in front.*switching"):
+        Mixed(model, [delta])
+    outside = LoRA(where="output.dense")
+    assert Mixed(model, [Delta(outside, outside.draw(model))]).places

@@ -271,3 +271,13 @@ def test_the_start_has_the_stated_deviation(tiny_model):
     values = torch.cat([tensor.flatten() for tensor in Prefix(length=64).draw(tiny_model("bert")).values()])
     assert values.std().item() == pytest.approx(0.02, rel=0.05)
     assert abs(values.mean().item()) < 1e-3
+
+
+def test_a_table_of_positions_that_begins_later_has_fewer_of_them(tiny_model):
+    model = tiny_model("roberta")  # 162 rows, the first two of which are no positions
+    Prefix(length=16).attach(model)
+    ids = torch.full((1, 145), 7)
+    with torch.no_grad():
+        assert model(ids[:, :144]).last_hidden_state.shape[1] == 144
+        with pytest.raises(DeltaError, match=r"(?s)160 positions.*cut the text to 144 tokens"):
+            model(ids)

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from transfer.deltas import METHODS, Adapter, Delta, LoRA, Prefix, Switch
+from transfer.deltas import METHODS, Adapter, Delta, LoRA, Prefix, Switch, switching
 from transfer.errors import DeltaError
 from zoo import FingerprintError
 
@@ -105,3 +105,15 @@ def test_a_backbone_switches_between_modules_and_is_as_it_was(tiny_backbone, tmp
     with pytest.raises(FingerprintError):
         backbone.attach(modules[0])
     assert backbone.delta is kept
+
+
+def test_few_kinds_are_kept_at_hand(tiny_model, monkeypatch):
+    monkeypatch.setattr(switching, "MOST_KINDS", 2)
+    model = tiny_model("bert")
+    switch = Switch(model)
+    deltas = [Delta(LoRA(rank=rank), LoRA(rank=rank).draw(model)) for rank in (1, 2, 3)]
+    for delta in (*deltas, deltas[0], deltas[2]):
+        assert switch.to(delta).state_dict().keys() == delta.tensors.keys()
+    assert len(switch._known) == 2
+    assert switch.now.method.rank == 3
+    assert sum(name.startswith("delta_") for name, _ in model.named_children()) == 1

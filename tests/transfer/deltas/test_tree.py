@@ -15,7 +15,7 @@ from torch import nn
 
 from transfer.backbones.outline import build_outline
 from transfer.deltas import METHODS, Adapter, BitFit, LoRA, Prefix, SoftPrompt, structure
-from transfer.deltas.tree import Counts
+from transfer.deltas.tree import Counts, plan
 from transfer.deltas.tree_rows import ranges, rows_of
 from transfer.deltas.tree_text import TIMES, Look
 from transfer.errors import DeltaError
@@ -222,3 +222,14 @@ def test_models_on_meta_need_no_memory():
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(100_000, 100_000))
     assert "10.00 B" in str(structure(model, LoRA(where=("0",))))
+
+
+def test_of_a_fused_layer_the_rows_that_learn_are_counted(tiny_model):
+    model = tiny_model("gpt2")
+    method = LoRA(where="attn.q")
+    planned = sum(one.trained for one in plan(method, model).values())
+    attached = method.attach(model)
+    rows = sum(int((site._rows["lora_B"]).sum()) for site in attached.sites)
+    ranks = sum(site.lora_A.numel() for site in attached.sites)
+    assert planned == ranks + rows * method.rank
+    assert structure(model).tree.counts.trained == planned
