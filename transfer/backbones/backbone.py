@@ -165,6 +165,8 @@ class Backbone(Carrier):
         encoded = rows if rows and isinstance(rows[0], Encoded) else self.encode(rows, fields)
         if modules is None:
             return encoded
+        if len(modules) != len(encoded):
+            raise ConfigError(f"{len(modules)} modules for {len(encoded)} examples", hint="one for each, or None")
         return [replace(row, module=number) for row, number in zip(encoded, modules, strict=True)]
 
     def batches(

@@ -159,3 +159,10 @@ def test_modules_of_one_start_are_trained_in_one_batch():
             for number in (0, 1):
                 gradient = parameter.grad[number + 1] * (method.scale("any") if name.endswith("lora_B") else 1)
                 assert torch.allclose(gradient, alone[number][name], rtol=1e-3, atol=1e-5), name
+
+
+def test_each_example_needs_its_module_named(small_zoo):
+    backbone, zoo = small_zoo()
+    rows = [{"input": "text: a warm film", "choices": ["negative", "positive"]}] * 3
+    with backbone.serve(list(zoo)[:2]), pytest.raises(ConfigError, match="2 modules for 3 examples"):
+        backbone.outputs(rows, modules=[0, 1])
