@@ -101,9 +101,7 @@ class Zoo(ReadableZoo):
         return self._catalog.ids()
 
     def get(self, module_id: str) -> Module:
-        folder = self._modules / check_id(module_id)
-        if not os.path.lexists(folder):
-            raise self._unknown(module_id, str(self.path))
+        folder = self.check_there(module_id)
         module = Module(module_id, folder=check_folder(folder), zoo=self.path)
         try:
             module.record  # noqa: B018 - read now, so that a card that is not valid is refused here
@@ -198,6 +196,18 @@ class Zoo(ReadableZoo):
         with writing(self.path):
             return starts.write_start(self.path, starts.start_name(method, settings, fingerprint), tensors)
 
+    def check_there(self, module_id: str) -> Path:
+        """The folder of a module, whether it can be read or not.
+
+        Raises:
+            UnknownModuleError: there is no such module.
+            PathError: it is no id.
+        """
+        folder = self._modules / check_id(module_id)
+        if not os.path.lexists(folder):
+            raise self._unknown(module_id, str(self.path))
+        return folder
+
     def remove(self, module_id: str) -> None:
         """Take a module out of the zoo. Its start stays; its task's signature goes with the last of its modules.
 
@@ -206,9 +216,7 @@ class Zoo(ReadableZoo):
             PathError: it is no id.
         """
         self._check_writable()
-        folder = self._modules / check_id(module_id)
-        if not os.path.lexists(folder):
-            raise self._unknown(module_id, str(self.path))
+        folder = self.check_there(module_id)
         self._make_folders()
         with self._incoming(f"removed-{module_id}") as part, writing(self.path):
             try:

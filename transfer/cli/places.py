@@ -50,7 +50,11 @@ def training_in(checkpoints: Path, afresh: bool) -> Iterator[None]:
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name != FILE:
                 path.unlink()
-        yield
+        try:
+            yield
+        finally:
+            if checkpoints.is_dir() and [path.name for path in checkpoints.iterdir()] == [FILE]:
+                shutil.rmtree(checkpoints, ignore_errors=True)  # nothing that a later run could go on from
 
 
 def check_writable(path: Path, option: str = "--out", folder: bool = True) -> None:

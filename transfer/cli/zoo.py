@@ -234,7 +234,7 @@ def rm(
     output = Output(as_json=as_json, quiet=quiet)
     store = _own(zoo)
     for module in modules:  # all of them, before the first is gone
-        store.get(module)
+        store.check_there(module)
     for module in modules:
         store.remove(module)
         output.say(f"removed {module}")

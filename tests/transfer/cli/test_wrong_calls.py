@@ -129,3 +129,4 @@ def test_two_trainings_do_not_share_a_folder(tmp_path):
         assert (tmp_path / "x" / "checkpoint-5").is_dir()
     with training_in(tmp_path / "x", afresh=True):
         assert [path.name for path in (tmp_path / "x").iterdir()] == [".lock"]
+    assert not (tmp_path / "x").exists()

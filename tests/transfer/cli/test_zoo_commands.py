@@ -133,6 +133,9 @@ def test_rm_of_several_removes_none_where_one_is_not_there(transfer, own):
     ran = transfer("zoo", "rm", zoo.ids()[0], "nothing-lora-00000000", *option, "--json")
     assert (ran.code, ran.out) == (1, "")
     assert len(Zoo(zoo.path)) == 3
+    (zoo.path / "modules" / zoo.ids()[0] / "card.json").write_text("{")  # one that cannot be read may go
+    assert transfer("zoo", "rm", zoo.ids()[0], *option).code == 0
+    assert len(Zoo(zoo.path)) == 2
 
 
 def test_texts_of_cards_do_not_steer_the_terminal(transfer, tmp_path):
