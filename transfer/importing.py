@@ -65,8 +65,8 @@ def import_checkpoint(
         found = Module.load(folder)
         if backbone is not None:
             found.check_fits(backbone.fingerprint, backbone.name)
-        method_of(found)  # settings that cannot be used are refused now, not by whoever reads the zoo later
         check_content(found)
+        method_of(found)  # settings that cannot be used are refused now, not by whoever reads the zoo later
         return Imported(Module.new(found.card, dict(found.tensors()), found.signature, found.start()))
     if (folder / RECIPE).is_file():
         made = Initialization.load(folder)

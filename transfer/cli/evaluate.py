@@ -11,7 +11,7 @@ from transfer.cli.output import Output
 
 EXAMPLES = """\b
 Examples:
-  transfer evaluate --target sentiment --source sample --delta sentiment-lora-tuned
+  transfer evaluate --target sentiment --source sample --delta sentiment-tuned
   transfer evaluate --target sentiment --source sample --split dev"""
 
 

@@ -16,7 +16,7 @@ EXAMPLES = """\b
 Examples:
   transfer finetune --target sentiment --source sample --start sentiment-lora
   transfer finetune --target reviews.csv --label-column verdict --add
-  transfer finetune --target sentiment --source sample --method sora --xi 2e-3 --prune"""
+  transfer finetune --target reviews.csv --method sora --xi 2e-3 --prune"""
 
 
 def finetune(

@@ -24,7 +24,7 @@ def test_it_runs_the_benchmark_with_all_that_follows(monkeypatch, capfd, tmp_pat
     rows.write_text(json.dumps({**row, "error": "ConfigError: no module"}) + "\n")
     result = CliRunner().invoke(app, ["bench", "strategies", "--report", "--out", str(rows)])
     assert result.exit_code == 0
-    assert "trec lora category best 64 0: ConfigError: no module" in capfd.readouterr().out
+    assert "trec lora category best 64 0 ConfigError: no module" in capfd.readouterr().out
 
 
 def test_an_unknown_one_is_named_with_those_there_are(monkeypatch):
