@@ -58,7 +58,7 @@ def test_score_takes_a_zoos_folder_and_a_backbones_name_as_initialize_does(world
 
 def test_a_negative_seed_is_refused(world, toys):
     backbone, _, modules = world()
-    with pytest.raises(ConfigError, match="seed must be at least 0 .*, got -1"):
+    with pytest.raises(ConfigError, match=r"seed must be at least 0 .*, got -1"):
         score(toys.task(), modules, backbone, seed=-1)
 
 
