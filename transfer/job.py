@@ -15,7 +15,7 @@ from transfer.deltas.delta import Delta
 from transfer.deltas.method import DeltaMethod
 from transfer.ensembling import MERGES
 from transfer.ensembling.choosing import AUTO, choose_rule
-from transfer.ensembling.compatible import acting, acting_settings, largest_group, same_backbone
+from transfer.ensembling.compatible import acting_on, acting_settings, largest_group, same_backbone
 from transfer.ensembling.fitted import Fit, FitSettings, Pool, check_sources, fit_weights, fitted
 from transfer.ensembling.guarding import guard as judge
 from transfer.ensembling.merging import merge as merge_modules
@@ -290,7 +290,7 @@ def _largest(weights: Mapping[str, float], fit: Fit | None, module: Module) -> f
 
 def _with_settings(modules: Sequence[Module], method: DeltaMethod, backbone: Backbone) -> list[Module]:
     """Modules whose settings and places act as those of `method`; SourceError if there are none."""
-    wanted = acting(method.method, method.settings(backbone.model))
+    wanted = acting_on(method, backbone.model)
     found = [module for module in modules if acting_settings(module) == wanted]
     if found:
         return found

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import forget_peak, resident
+from benchmarks.memory import mark, resident
 from benchmarks.rows import Rows
 
 HERE = Path(__file__).parent
@@ -113,8 +113,7 @@ def measured(library: str, how: str, zoo: Path, repeats: int) -> dict[str, float
 
     torch.set_num_threads(1)
     read, keep, run = (ours if library == "transfer" else theirs)(zoo, how)
-    before = resident("VmRSS")
-    forget_peak()
+    before = mark()
     begun = time.perf_counter()
     read()
     run()

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transfer.deltas import METHODS
+from torch import nn
+
+from transfer.deltas.method import DeltaMethod
 from transfer.errors import DeltaError
 from transfer.similarity.switching import method_of
 from zoo import Module
@@ -64,27 +66,28 @@ def _stored_start(module: Module) -> tuple[Path, str] | None:
     return folder.parent.parent, name
 
 
-def acting(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What of settings with places decides how the tensors act: defaults filled in, places and their inputs sorted.
+def acting_settings(module: Module) -> dict[str, Any]:
+    """What decides how a module's tensors act: defaults filled in, places and their inputs sorted.
 
-    Args:
-        method: Its name.
-        settings: As a card has them, or `DeltaMethod.settings(model)` gives them.
     Raises:
-        UnknownNameError: the method is not known. DeltaError: the settings are not that method's.
+        UnknownNameError: the card's method is not known. DeltaError: its settings are not that method's.
     """
-    own = METHODS.get(method).from_settings(settings).settings()
-    found = {name: value for name, value in own.items() if name not in IDLE}
+    return _acting(method_of(module), module.card.settings)
+
+
+def acting_on(method: DeltaMethod, model: nn.Module) -> dict[str, Any]:
+    """The same of a method on a model, with what it reads off the model, as a card would have it."""
+    settings = method.settings(model)
+    return _acting(method.from_settings(settings), settings)
+
+
+def _acting(method: DeltaMethod, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a method built from settings with places."""
+    found = {name: value for name, value in method.settings().items() if name not in IDLE}
     places = list(settings.get("places", ()))
     if found.get("input_places") is not None:  # one for each place, in their order
         found["input_places"] = [read for _, read in sorted(zip(places, found["input_places"], strict=True))]
     return {**found, "places": sorted(places)}
-
-
-def acting_settings(module: Module) -> dict[str, Any]:
-    """`acting` of a module's card; DeltaError where its settings cannot be used, with its id."""
-    method_of(module)
-    return acting(module.card.method, module.card.settings)
 
 
 def check_alike(modules: Sequence[Module]) -> None:

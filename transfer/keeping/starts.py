@@ -10,7 +10,7 @@ from torch import Tensor
 
 from transfer.backbones.backbone import Backbone
 from transfer.deltas.delta import Delta
-from transfer.ensembling.compatible import Starts, acting, acting_settings
+from transfer.ensembling.compatible import Starts, acting_on, acting_settings
 from transfer.errors import ConfigError, SourceError
 from transfer.similarity.sources import find_sources
 from zoo import Module
@@ -46,11 +46,7 @@ def check_share(points: Sequence[Point], backbone: Backbone) -> None:
 def _acting(delta: Delta, backbone: Backbone) -> dict[str, Any]:
     """What decides how the tensors act, with the places and the shapes."""
     shapes = {name: list(tensor.shape) for name, tensor in sorted(delta.tensors.items())}
-    return {"method": delta.method.method, **_settings(delta, backbone), "shapes": shapes}
-
-
-def _settings(delta: Delta, backbone: Backbone) -> dict[str, Any]:
-    return acting(delta.method.method, delta.method.settings(backbone.model))
+    return {"method": delta.method.method, **acting_on(delta.method, backbone.model), "shapes": shapes}
 
 
 def _unrelated(one: str, two: str, what: str, ours: str, theirs: str) -> ConfigError:
@@ -90,7 +86,7 @@ def mixing_sources(
     if among is not None:
         allowed = set(among)
         modules = [module for module in modules if module.id in allowed]
-    ours = _settings(delta, backbone)
+    ours = acting_on(delta.method, backbone.model)
     alike = [module for module in modules if acting_settings(module) == ours]
     starts = Starts()
     digests = {module.id: starts.of(module) for module in alike}

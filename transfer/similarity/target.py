@@ -17,13 +17,13 @@ from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
 from transfer.deltas import METHODS
 from transfer.deltas.method import DeltaMethod
-from transfer.errors import ConfigError, DataError
+from transfer.errors import DataError
 from transfer.similarity.capture import tensor_gradients
 from transfer.similarity.signatures import drawn, embed_bare, gradient_sketch
 from transfer.similarity.switching import method_of, over_modules
 from transfer.tasks import Task
 from transfer.training import Tuned, TuneSettings, tune
-from transfer.training.settings import SEEDS
+from transfer.training.settings import check_seed
 from zoo import Module
 
 MOST_EXAMPLES = 256  # training examples that estimators look at; more would cost time and hardly change a score
@@ -54,8 +54,7 @@ class Target:
         start: Mapping[str, Tensor] | None = None,
         seed: int = 0,
     ) -> None:
-        if not 0 <= seed < SEEDS:
-            raise ConfigError(f"seed must be at least 0 and below 2**32, got {seed}")
+        check_seed(seed)
         self.task = task
         self.backbone = backbone
         self.method = method

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 SEEDS = 2**32  # that a generator can be seeded with
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that some generator does not take: ConfigError."""
+    if not 0 <= seed < SEEDS:
+        raise ConfigError(f"seed must be at least 0 and below 2**32, got {seed}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TuneSettings:
     """How long, how fast and in what order.
@@ -35,8 +41,7 @@ class TuneSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
-        if not 0 <= self.seed < SEEDS:
-            raise ConfigError(f"seed must be at least 0 and below 2**32, got {self.seed}")
+        check_seed(self.seed)
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate must be above 0 and finite, got {self.learning_rate}")
         if not 0 <= self.weight_decay < math.inf:
