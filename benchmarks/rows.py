@@ -75,6 +75,7 @@ def environment() -> dict[str, Any]:
 
     return {
         "commit": git("rev-parse", "--short", "HEAD"),
+        "code": git("rev-parse", "--short", "HEAD:transfer"),  # the same while the package is, whatever else changed
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.json", "zoo/starter")),
         "device": f"{'cuda' if torch.cuda.is_available() else 'cpu'}, {platform.machine()}",
         "versions": {name: version(name) for name in ("torch", "transformers", "transfer-zoo")},

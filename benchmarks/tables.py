@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.estimators import matrix, report
 from benchmarks.estimators import run as estimators
-from benchmarks.markdown import NOTHING, markdown
+from benchmarks.markdown import NOTHING, markdown, without_empty
 from benchmarks.peers import report as peers
 from benchmarks.rows import Rows
 from benchmarks.sparsity import run as sparsity
@@ -123,9 +123,13 @@ def of_peers() -> str:
 
 def of_estimators(method: str, examples: int, steps: int, everywhere: bool = False) -> str:
     """Every ranking against the transfer matrix of modules as they are, or after a short tune."""
-    scores = Rows(estimators.HERE / "scores.jsonl", estimators.KEY).rows
+    scores = Rows(estimators.HERE / "scores.jsonl", estimators.KEY)
+    starts_ = Rows(ROOT / "benchmarks" / "strategies" / "results.jsonl", rates.KEY).rows
+    for row in report.of_starts(row for row in starts_ if row["stage"] == "run"):
+        if scores.done(**row) is None:
+            scores.rows.append(row)
     truth = Rows(matrix.HERE / "matrix.jsonl", matrix.KEY).rows
-    return markdown(report.HEAD, report.table_rows(scores, truth, method, examples, steps, everywhere))
+    return markdown(report.HEAD, report.table_rows(scores.rows, truth, method, examples, steps, everywhere))
 
 
 def of_heatmap() -> str:
@@ -157,15 +161,18 @@ def of_sparsity_shrink() -> str:
 
 def of_starts(benchmark: str, method: str, examples: int) -> str:
     """Every start against scratch, and the picture where there is one."""
-    table = markdown(starts.HEAD, starts.table_rows(_start_rows(benchmark, method, examples)))
+    table = _against_scratch(_start_rows(benchmark, method, examples))
     picture = f"benchmarks/{benchmark}/{method}-{examples}.png"
     return f"{table}\n\n![gains over scratch](../{picture})" if (ROOT / picture).is_file() else table
 
 
-def of_starts_above(benchmark: str, method: str, examples: int) -> str:
-    """The same, without the targets where scratch is no better than the majority label."""
-    rows = starts.without_hopeless(_start_rows(benchmark, method, examples))
-    return markdown(starts.HEAD, starts.table_rows(rows))
+def of_learnable(benchmark: str, method: str, examples: int) -> str:
+    """The same, on the targets that can be learned."""
+    return _against_scratch(starts.learnable(_start_rows(benchmark, method, examples)))
+
+
+def _against_scratch(rows: list[dict[str, Any]]) -> str:
+    return markdown(*without_empty(starts.HEAD, starts.table_rows(rows)))
 
 
 def of_step0(benchmark: str, method: str, examples: int) -> str:
@@ -208,7 +215,7 @@ TABLES: dict[str, Callable[[], str]] = {
         f"{benchmark}_{what}_{method}_{examples}": partial(table, benchmark, method, examples)
         for what, table in (
             ("starts", of_starts),
-            ("above", of_starts_above),
+            ("learnable", of_learnable),
             ("step0", of_step0),
             ("held", of_held),
             ("keeping", of_keeping),

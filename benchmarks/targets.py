@@ -8,3 +8,4 @@ _READ: dict[str, Any] = json.loads((Path(__file__).parent / "targets.json").read
 
 TARGETS: dict[str, list[str]] = {kind: _READ[kind] for kind in ("development", "report")}
 RELATED: list[list[str]] = _READ["related_groups"]  # tasks that are left out together
+LEARNABLE: list[str] = _READ["learnable"]  # see there for the rule

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def measure_target(
         average = {module.id: 1 / len(problem.modules) for module in problem.modules}
         for kind, start in (("scratch", problem.scratch), ("uniform", merge(problem.modules, average))):
             factors[kind] = choose_rate(rates, problem.named(), kind, GRID, partial(_pair, problem, start))
+        problem.tuning = replace(problem.tuning, check=steps)  # dev has chosen the rates; nothing else looks at it
     for name in missing:
         begun = time.perf_counter()
         module = starts[name]
@@ -68,6 +70,7 @@ def measure_target(
             category=None if module is None else module.card.category,
             accuracy=found["accuracy"],
             macro_f1=found["macro_f1"],
+            right=found["right"],
             majority=problem.task.majority,
             learning_rate=rate,
             seconds=round(time.perf_counter() - begun, 2),

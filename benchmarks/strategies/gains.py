@@ -73,8 +73,3 @@ def gain_of(pairs: Pairs, draws: int = DRAWS, seed: int = 0) -> Gain:
         ties=int((np.abs(differences) <= TIE).sum()),
         losses=int((differences < -TIE).sum()),
     )
-
-
-def steps_to_reach(history: Sequence[Mapping[str, float]], accuracy: float) -> float:
-    """The first step whose dev accuracy is no lower than `accuracy`; infinity if none is."""
-    return next((row["step"] for row in history if row["accuracy"] >= accuracy), float("inf"))

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from benchmarks.answers import packed
 from benchmarks.shared_inputs import related
-from benchmarks.targets import TARGETS
 from transfer.backbones import Backbone
 from transfer.backbones.encoding import Encoded
 from transfer.deltas import Delta
@@ -172,15 +171,17 @@ class Problem:
     def test(self, delta: Delta | None) -> dict[str, Any]:
         """Test metrics of a delta, or of the bare backbone, and which rows are right; the same delta is measured once.
 
-        Of a development target, with `held_accuracy` and `held_loss` (calibrated) on dev rows that nothing else sees.
+        With `held_accuracy` and `held_loss` of `held_out`.
         """
-        key = "" if delta is None else f"{delta.method.method} {digest(dict(delta.tensors))}"
+        key = _key(delta)
         if key not in self.measured:
             found = evaluate(self.task, self.backbone, delta)
             self.measured[key] = {**found.metrics, "right": packed(found.per_example)}
-        return self.measured[key] | self._on_held(key, delta)
+        return self.measured[key] | self.held_out(delta)
 
-    def _on_held(self, key: str, delta: Delta | None) -> dict[str, float]:
+    def held_out(self, delta: Delta | None) -> dict[str, float]:
+        """Accuracy and calibrated loss on dev rows that nothing else sees; empty where the draw left none."""
+        key = _key(delta)
         if self.held and key not in self._held:
             with self.backbone.bare() if delta is None else self.backbone.use(delta):
                 found = measure(self.backbone, self.held)
@@ -189,12 +190,10 @@ class Problem:
 
     @cached_property
     def held(self) -> list[Encoded]:
-        """Rows of a development target's dev split that the draw left over: what a default may be chosen by.
+        """Rows of the dev split that the draw left over: what a default may be chosen by, and learning curves are of.
 
         Choices that saw dev look better on it than they are, and test may choose nothing.
         """
-        if self.task.name not in TARGETS["development"]:
-            return []
         drawn = Counter(zip(self.task.dev["input"], self.task.dev["label"], strict=True))
         rows = []
         for row in load_task(self.task.name, source="folder").dev:
@@ -204,3 +203,7 @@ class Problem:
             else:
                 rows.append(row)
         return self.backbone.encode(rows[:MOST_HELD], self.task.fields)
+
+
+def _key(delta: Delta | None) -> str:
+    return "" if delta is None else f"{delta.method.method} {digest(dict(delta.tensors))}"

@@ -80,14 +80,20 @@ def _tried(problem: Problem, delta: Delta, factor: float) -> dict[str, Any]:
         path = problem.path(delta, factor * delta.method.learning_rate)
     except DivergedError as error:
         return {"tuned_loss": None, "diverged": str(error).splitlines()[0]}
-    after = [loss for step, loss in path.losses.items() if step > 0 and math.isfinite(loss)]
+    after = path.losses[best_after(path)]
     return {
-        "tuned_loss": min(after) if after else None,
+        "tuned_loss": after if math.isfinite(after) else None,
         "dev_loss": best_loss(path),
         "best_step": path.best_step,
         "dev_history": path.tuned.history,
         **cost(path),
     }
+
+
+def best_after(path: Trajectory) -> int:
+    """The step of the lowest calibrated dev loss after the start, the first of equal ones."""
+    after = {step: loss if math.isfinite(loss) else math.inf for step, loss in path.losses.items() if step > 0}
+    return min(after, key=lambda step: (after[step], step))
 
 
 def best_loss(path: Trajectory) -> float:

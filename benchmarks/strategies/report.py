@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.answers import paired_interval
-from benchmarks.markdown import markdown
-from benchmarks.strategies.gains import Gain, gain_of, steps_to_reach
+from benchmarks.markdown import markdown, without_empty
+from benchmarks.strategies.gains import Gain, gain_of
+from benchmarks.targets import LEARNABLE
 
 Row = dict[str, Any]
 SCRATCH = "scratch"
 UNIFORM = "uniform"
+BOUND = "all-data"
 HEAD = (
     *("start", "targets", "step 0", "step 60", "best step", "scratch there", "gain at 60", "gain at best", "w/t/l"),
-    *("over uniform", "macro F1", "steps", "seconds"),
+    *("if tuned", "over uniform", "macro F1", "gain in macro F1", "steps", "seconds"),
 )
 STEP0_HEAD = ("start", "targets", "accuracy", "untrained there", "over untrained", "macro F1")
 HELD_HEAD = (
@@ -80,29 +82,46 @@ def gain(
     return gain_of(found) if found else None
 
 
-def speedup(rows: Sequence[Row], start: str) -> str:
-    """Median steps until dev accuracy is that of scratch at its best step, as a share of that step.
+def curve(rows: Sequence[Row], start: str) -> dict[int, float]:
+    """Step -> accuracy on dev rows that nothing else sees: the mean over targets of the means over seeds.
 
-    Runs where scratch is best as it is say nothing and are left out.
+    Where a tune ended before a step, what it had last. Rows from before curves were measured have none.
     """
-    scratch = {(row["target"], row["seed"]): row for row in rows if (row["start"], row["keep"]) == (SCRATCH, "best")}
-    shares = []
+    by_target: dict[str, list[dict[int, float]]] = {}
     for row in rows:
-        base = scratch.get((row["target"], row["seed"]))
-        if (row["start"], row["keep"]) == (start, "best") and base is not None:
-            goal = next(found["accuracy"] for found in base["dev_history"] if found["step"] == base["best_step"])
-            if base["best_step"] > 0:
-                shares.append(steps_to_reach(row["dev_history"], goal) / base["best_step"])
-    if not shares:
+        if (row["start"], row["keep"]) == (start, "best") and row.get("held_curve"):
+            seen = {int(step): value for step, value in row["held_curve"].items()}
+            by_target.setdefault(row["target"], []).append(seen)
+    every = sorted({step for curves in by_target.values() for seen in curves for step in seen})
+    last = {step: [[_until(seen, step) for seen in curves] for curves in by_target.values()] for step in every}
+    return {step: float(np.mean([np.mean(values) for values in table])) for step, table in last.items()}
+
+
+def _until(seen: dict[int, float], step: int) -> float:
+    return seen[max(known for known in seen if known <= step)]
+
+
+def speed(rows: Sequence[Row], start: str) -> str:
+    """The first step at which the mean curve of a start is no lower than scratch's at its best step.
+
+    On the targets and seeds that both have; beside it that best step, a mean over the runs.
+    """
+    there = {(row["target"], row["seed"]) for row in rows if (row["start"], row["keep"]) == (start, "best")}
+    here = [row for row in rows if (row["target"], row["seed"]) in there]
+    goal = gain(here, SCRATCH, "held_accuracy_best")
+    steps = [row["best_step"] for row in here if (row["start"], row["keep"]) == (SCRATCH, "best")]
+    seen = curve(here, start)
+    if goal is None or not seen:
         return "-"
-    middle = float(np.median(shares))
-    return f"{middle:.2f}" if np.isfinite(middle) else "never"
+    reached = next((str(step) for step, value in seen.items() if value >= goal.mean), "never")
+    return f"{reached} of {np.mean(steps):.0f}"
 
 
 def table_rows(rows: Sequence[Row]) -> list[list[str]]:
     """A line for each start that was tuned, the largest gain first.
 
-    A start that lacks a target is held against scratch on those that it has.
+    A start that lacks a target is held against scratch on those that it has. Last comes what was trained on all of the
+    target's data, as it is: what no start is expected to reach.
     """
     lines: list[tuple[float, list[str]]] = []
     for start in dict.fromkeys(row["start"] for row in rows if row["keep"] == "best"):
@@ -111,14 +130,41 @@ def table_rows(rows: Sequence[Row]) -> list[list[str]]:
         if first is None or middle is None or best is None:
             continue
         here = [row for row in rows if (row["start"], row["keep"]) == (start, "best")]
-        seconds = np.mean([row["seconds"] + row["seconds_start"] for row in here])
+        seconds = np.median([(row["seconds"] or 0.0) + row["seconds_start"] for row in here])
         uniform = None if start == UNIFORM else gain(rows, start, PLOTTED, base=(UNIFORM, "best"))
         f1 = gain(rows, start, "macro_f1_best")
+        tuned = if_tuned(rows, start)
         cells = [f"{found_.mean:.3f}" for found_ in (first, middle, best)] + [f"{best.base:.3f}"]
         cells += ["-"] * 3 if start == SCRATCH else [middle.shown(), best.shown(), _counts(best)]
-        cells += ["-" if uniform is None else uniform.shown(), "-" if f1 is None else f"{f1.mean:.3f}"]
-        lines.append((best.relative, [start, str(best.targets), *cells, speedup(rows, start), f"{seconds:.0f}"]))
-    return [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
+        cells.append("-" if tuned is None else f"{tuned:.3f}")
+        cells.append("-" if uniform is None else uniform.shown())
+        cells += ["-"] * 2 if f1 is None else [f"{f1.mean:.3f}", "-" if start == SCRATCH else f1.shown()]
+        lines.append((best.relative, [start, str(best.targets), *cells, speed(rows, start), f"{seconds:.0f}"]))
+    return [cells for _, cells in sorted(lines, key=lambda line: -line[0])] + _bound(rows)
+
+
+def _bound(rows: Sequence[Row]) -> list[list[str]]:
+    whole = [row | {PLOTTED: row["accuracy_step0"]} for row in rows if row["start"] == BOUND]
+    found = gain([*rows, *whole], BOUND, PLOTTED, None) if whole else None
+    if found is None:
+        return []
+    cells = [BOUND, str(found.targets), "-", "-", f"{found.mean:.3f}", f"{found.base:.3f}", "-", found.shown()]
+    return [[*cells, _counts(found), *["-"] * (len(HEAD) - len(cells) - 1)]]
+
+
+def if_tuned(rows: Sequence[Row], start: str) -> float | None:
+    """Accuracy at the best step after the start: what dev chose, where it may not choose the start as it is.
+
+    None where a run that stayed at its start does not tell.
+    """
+    by_target: dict[str, list[float]] = {}
+    for row in rows:
+        if (row["start"], row["keep"]) == (start, "best"):
+            if row["best_step"] == 0 and "accuracy_tuned" not in row:
+                return None
+            measure = "accuracy_tuned" if "accuracy_tuned" in row else PLOTTED
+            by_target.setdefault(row["target"], []).append(float(row[measure]))
+    return float(np.mean([np.mean(values) for values in by_target.values()]))
 
 
 def step0_rows(rows: Sequence[Row]) -> list[list[str]]:
@@ -219,15 +265,9 @@ def category_rows(rows: Sequence[Row], starts: Sequence[str]) -> list[list[str]]
     return lines
 
 
-def without_hopeless(rows: Sequence[Row]) -> list[Row]:
-    """Without the targets where scratch is no better than the majority label."""
-    kept = set()
-    for target in {row["target"] for row in rows}:
-        found = pairs([r for r in rows if r["target"] == target], (SCRATCH, "best"), (SCRATCH, "best"), PLOTTED)
-        majority = next(row["majority"] for row in rows if row["target"] == target)
-        if found and np.mean([ours for ours, _ in found[target]]) > majority:
-            kept.add(target)
-    return [row for row in rows if row["target"] in kept]
+def learnable(rows: Sequence[Row]) -> list[Row]:
+    """The targets on which a module learns something from all of the task's data, as `targets.json` has it."""
+    return [row for row in rows if row["target"] in LEARNABLE]
 
 
 def _counts(found: Gain) -> str:
@@ -248,12 +288,14 @@ def report(rows: Sequence[Row], folder: Path) -> None:
     """Print the tables of all rows, and draw their pictures into the folder."""
     from benchmarks.strategies.picture import draw
 
+    if len(codes := {str(row.get("code")) for row in rows}) > 1:
+        print(f"rows of {len(codes)} versions of the package: {', '.join(sorted(codes))}\n")
     for method, examples in groups(rows):
         here = runs(rows, method, examples)
         starts = [s for s in ("uniform", "gradient:first-order", "auto") if any(row["start"] == s for row in here)]
         print(f"## {method}, {examples} examples\n")
-        print(markdown(HEAD, table_rows(here)), "\n")
-        print(markdown(HEAD, table_rows(without_hopeless(here))), "\nwithout targets where scratch is below majority\n")
+        print(markdown(*without_empty(HEAD, table_rows(here))), "\n")
+        print(markdown(*without_empty(HEAD, table_rows(learnable(here)))), "\ntargets that can be learned\n")
         print(markdown(STEP0_HEAD, step0_rows(here)), "\n")
         if held := held_rows(here):
             print(markdown(HELD_HEAD, held), "\non dev rows that nothing else sees\n")

@@ -19,13 +19,14 @@ from benchmarks.rows import Rows
 from benchmarks.strategies.experiment import Experiment, Part
 from benchmarks.strategies.keeps import kept
 from benchmarks.strategies.problem import Made, Problem
-from benchmarks.strategies.rates import KEY, best_loss, choose_rate, cost, run_key
+from benchmarks.strategies.rates import KEY, best_after, best_loss, choose_rate, cost, run_key
 from benchmarks.strategies.starts import Recipe, start_of
 from transfer.backbones import Backbone
 from transfer.deltas import Delta
-from transfer.errors import ConfigError
+from transfer.errors import ConfigError, DivergedError
 
 MIDDLE = 60  # the step whose accuracy stands for a fixed budget
+LOOKS = (10, 20, 40, 100)  # steps at which a learning curve is measured, beside the start, the middle and the best
 RATE_SEED = 0
 METRICS = ("accuracy", "macro_f1", "loss", "right", "held_accuracy", "held_loss")
 
@@ -104,16 +105,18 @@ class Runner:
     def _rate(self, problem: Problem, start: str) -> float:
         """The factor for this start, chosen on the examples and the seed that all runs of the target share.
 
-        That of scratch for what is scratch: `auto` may hand it over.
+        That of scratch for what is scratch: `auto` may hand it over. Its own where the recipe asks for that.
         """
         of = {**problem.named(), "examples": self.experiment.rate_examples, "seed": RATE_SEED}
-        kind = "scratch" if problem.is_scratch(start_of(problem, start, self.more).delta) else "uniform"
+        own = start in self.more and self.more[start].own_rate
+        scratch = problem.is_scratch(start_of(problem, start, self.more).delta)
+        kind = start if own else "scratch" if scratch else "uniform"
 
         def make() -> tuple[Problem, Delta]:
             chooser = problem
             if problem.named() != of:
                 chooser = self._problem(of["target"], of["method"], of["examples"], of["seed"])
-            return chooser, start_of(chooser, kind).delta
+            return chooser, start_of(chooser, kind, self.more).delta
 
         return choose_rate(self.rows, of, kind, self.experiment.grid, make)
 
@@ -168,18 +171,31 @@ class Runner:
         }
 
     def _tuned(self, problem: Problem, made: Made, rate: float) -> dict[str, Any]:
-        """Test at the start, in the middle and at the step that dev chose."""
-        path = problem.path(made.delta, rate)
+        """Test at the start, in the middle, at the step that dev chose, and at the one it chose after the start.
 
-        def at(step: int) -> dict[str, Any]:
-            return problem.test(Delta(made.delta.method, path.tensors[step], made.delta.settings))
+        What diverges gives what it was before: a user has the start as it is.
+        """
+        try:
+            path = problem.path(made.delta, rate)
+        except DivergedError as error:
+            found = problem.test(made.delta)
+            again = {name: value for at in ("step60", "best", "tuned") for name, value in _tested(at, found).items()}
+            return {**again, "diverged": _first_line(error), "best_step": 0, "dev_history": [], "seconds": None}
+
+        def at(step: int) -> Delta:
+            return Delta(made.delta.method, path.tensors[step], made.delta.settings)
 
         middle = max(step for step in path.tensors if step <= MIDDLE)
+        tuned = best_after(path)
+        curve = {step: problem.held_out(at(step)) for step in sorted({0, *LOOKS, middle}) if step in path.tensors}
         return {
-            **_tested("step60", at(middle)),
-            **_tested("best", at(path.best_step)),
+            **_tested("step60", problem.test(at(middle))),
+            **_tested("best", problem.test(at(path.best_step))),
+            **_tested("tuned", problem.test(at(tuned))),
+            "held_curve": {step: round(found["held_accuracy"], 4) for step, found in curve.items() if found},
             "middle": middle,
             "best_step": path.best_step,
+            "tuned_step": tuned,
             "dev_loss": best_loss(path),
             "dev_history": path.tuned.history,
             **cost(path),

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,16 @@ from transfer.training.measuring import measure
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a start is made. `estimator` is the one whose scores it needs: they are made once, and counted every time."""
+    """How a start is made.
+
+    Attributes:
+        estimator: Whose scores it needs: they are made once, and counted every time.
+        own_rate: It is tuned at a learning rate chosen for it; else at that of all merged starts.
+    """
 
     make: Callable[[Problem], Made]
     estimator: str | None = None
+    own_rate: bool = False
 
 
 def start_of(problem: Problem, name: str, more: Mapping[str, Recipe] | None = None) -> Made:
@@ -60,15 +67,16 @@ def start_of(problem: Problem, name: str, more: Mapping[str, Recipe] | None = No
     return problem.starts[name]
 
 
-def _weighed(problem: Problem, estimator: str, rule: str = "linear", top_k: int | None = None) -> Made:
-    """Scores to weights to one delta; the largest weights go into the row."""
-    weights = weigh(problem.scores(estimator), top_k=top_k)
-    return Made(merge(problem.modules, weights, rule), {"weights": _largest(weights)})
+def _weighed(problem: Problem, estimator: str, rule: str = "linear", **how: Any) -> Made:
+    """Scores to weights to one delta; scores and weights go into the row."""
+    scores = problem.scores(estimator)
+    weights = weigh(scores, **how)
+    shown = {name: float(f"{value:.6g}") for name, value in zip(scores.ids, scores.values, strict=True)}
+    return Made(merge(problem.modules, weights, rule), {"scores": shown, "weights": _rounded(weights)})
 
 
-def _largest(weights: Mapping[str, float], most: int = 5) -> dict[str, float]:
-    order = sorted(weights, key=lambda module_id: (-abs(weights[module_id]), module_id))
-    return {module_id: round(weights[module_id], 4) for module_id in order[:most]}
+def _rounded(weights: Mapping[str, float]) -> dict[str, float]:
+    return {module_id: round(weight, 4) for module_id, weight in weights.items()}
 
 
 def _plain_average(problem: Problem, ids: list[str]) -> Delta:
@@ -106,7 +114,7 @@ def _fitted(how: str, **changes: Any) -> Recipe:
     def make(problem: Problem) -> Made:
         settings = FitSettings(seed=problem.seed, batch_size=problem.tuning.batch_size, **changes)
         found = fit_weights(problem.pool(DEFAULT), how, settings)
-        return Made(problem.delta(found.tensors), {"weights": _largest(found.weights)})
+        return Made(problem.delta(found.tensors), {"weights": _rounded(found.weights)})
 
     return Recipe(make, DEFAULT)
 
@@ -130,10 +138,13 @@ STARTS: dict[str, Recipe] = {
     "uniform": Recipe(_uniform),
     "category": Recipe(_category),
     "best-single": Recipe(_best_single),
-    "top-5": Recipe(lambda problem: _weighed(problem, DEFAULT, top_k=5), DEFAULT),
+    **{f"top-{k}": Recipe(partial(_weighed, estimator=DEFAULT, top_k=k), DEFAULT) for k in (3, 5, 10)},
+    **{
+        f"temperature-{value:g}": Recipe(partial(_weighed, estimator=DEFAULT, temperature=value), DEFAULT)
+        for value in (0.1, 0.25, 1.0)
+    },
     "per-block": Recipe(_per_block),
-    "svd": Recipe(lambda problem: _weighed(problem, DEFAULT, rule="svd"), DEFAULT),
-    "ties": Recipe(lambda problem: _weighed(problem, DEFAULT, rule="ties"), DEFAULT),
+    **{rule: Recipe(partial(_weighed, estimator=DEFAULT, rule=rule), DEFAULT) for rule in ("svd", "ties")},
     "learned": _fitted("learned"),
     "learned:per-block": _fitted("learned", per_block=True),
     "greedy": _fitted("greedy"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 
 from benchmarks.estimators import others
 from benchmarks.estimators.__main__ import words_of
-from benchmarks.estimators.report import ranking_metrics, table_rows
+from benchmarks.estimators.report import by_chance, of_starts, ranking_metrics, table_rows
 from transfer.errors import DataError
 
 ACCURACY = [0.8, 0.6, 0.7]
@@ -47,9 +48,10 @@ def test_a_table_is_made_of_the_targets_whose_matrix_is_there():
     ]
     scores = [row("good", {"m": 1, "n": 0}), row("bad", {"m": 0, "n": 1}), row("good", {"m": 1}, target="b")]
     found = table_rows(scores, matrix, "lora", 64, 0)
-    assert [line[:2] for line in found] == [["good", "1"], ["bad", "1"]]
+    assert [line[:2] for line in found] == [["good", "1"], ["random", "1"], ["bad", "1"]]
     assert found[0][3] == "0.0"
-    assert found[1][3] == "30.0"
+    assert found[2][3] == "30.0"
+    assert float(found[1][3]) == pytest.approx(15, abs=2)  # either of two on top, half of the time
 
 
 def test_all_rankings_stand_on_the_same_targets_or_only_those_that_rank_all():
@@ -67,8 +69,9 @@ def test_all_rankings_stand_on_the_same_targets_or_only_those_that_rank_all():
     assert [shared[name][1] for name in ("every", "some")] == ["1", "1"]
     assert shared["every"][3] == "0.0"  # without b, which the other does not rank
     everywhere = table_rows(scores, matrix, "lora", 64, 0, everywhere=True)
-    assert [line[:2] for line in everywhere] == [["every", "2"]]
-    assert everywhere[0][3] == "15.0"
+    (line,) = [line for line in everywhere if line[0] != "random"]
+    assert line[:2] == ["every", "2"]
+    assert line[3] == "15.0"
     assert table_rows([], matrix, "lora", 64, 0) == []
 
 
@@ -81,7 +84,7 @@ def test_a_ranking_without_the_target_takes_off_what_all_modules_gain(monkeypatc
     # `a` has no row on the easy target, where every module gains much: that must not count against it.
     matrix = {"a": {"hard": 0.1}, "b": {"easy": 0.6, "hard": 0.0}, "c": {"easy": 0.4, "hard": 0.02, "here": 9.0}}
     ranking = others.Ranking(
-        SimpleNamespace(task=SimpleNamespace(name="here")), [module(name) for name in "abc"], matrix, seed=0
+        SimpleNamespace(task=SimpleNamespace(name="here")), [module(name) for name in "abc"], matrix
     )
     # Means over modules: .5 on easy, .04 on hard.
     assert others.target_free(ranking) == pytest.approx([0.06, (0.1 - 0.04) / 2, (-0.1 - 0.02) / 2])
@@ -125,3 +128,31 @@ def test_the_heat_map_has_gains_over_the_shared_start(tmp_path):
     assert draw(rows, tmp_path / "map.png").stat().st_size > 5_000
     with pytest.raises(SystemExit, match="nothing to draw"):
         draw(rows, tmp_path / "none.png", "prefix")
+
+
+def test_chance_is_the_mean_of_all_orders():
+    orders = [ranking_metrics(order, ACCURACY) for order in itertools.permutations(range(3))]
+    for name, value in by_chance(ACCURACY, draws=4000).items():
+        expected = sum(found[name] for found in orders) / len(orders)
+        assert value == pytest.approx(expected, abs=0.6 if "@" in name else 0.03)
+
+
+def test_seeds_are_averaged_and_starts_say_what_was_scored():
+    matrix = [
+        {"target": target, "method": "lora", "steps": 0, "module": name, "accuracy": value}
+        for target in ("a", "b")
+        for name, value in [("m", 0.9), ("n", 0.6)]
+    ]
+    common = {"method": "lora", "examples": 64, "keep": "best"}
+    runs = [
+        {**common, "target": "a", "seed": 0, "start": "embedding:cosine", "scores": {"m": 1.0, "n": 0.0}},
+        {**common, "target": "a", "seed": 1, "start": "embedding:cosine", "scores": {"m": 0.0, "n": 1.0}},
+        {**common, "target": "b", "seed": 0, "start": "embedding:cosine", "scores": {"m": 1.0, "n": 0.0}},
+        {**common, "target": "a", "seed": 0, "start": "ties", "scores": {"m": 1.0, "n": 0.0}},
+        {**common, "target": "a", "seed": 0, "start": "scratch"},
+    ]
+    (line,) = [line for line in table_rows(of_starts(runs), matrix, "lora", 64, 0) if line[0] != "random"]
+    assert line[:2] == ["embedding:cosine", "2"]
+    assert line[3] == "7.5"  # 15 points of the first target, two seeds; none of the other
+    assert line[6] == "0.50 (0.00 to 1.00)"
+    assert line[8] == "-"

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
 from benchmarks.answers import packed, paired_interval, unpacked
-from benchmarks.strategies.gains import gain_of, steps_to_reach
+from benchmarks.strategies.gains import gain_of
 from benchmarks.strategies.report import (
+    HEAD,
     category_rows,
+    curve,
     failures,
     held_rows,
+    if_tuned,
     keep_rows,
+    learnable,
     report,
     runs,
+    speed,
     step0_rows,
     table_rows,
     target_rows,
@@ -71,20 +74,14 @@ def test_equal_pairs_have_no_interval_to_speak_of():
         gain_of({})
 
 
-def test_steps_to_reach():
-    assert steps_to_reach(RISING, 0.75) == 30
-    assert steps_to_reach(RISING, 0.9) == math.inf
-
-
 def test_the_table_has_the_best_start_first():
     lines = table_rows(ROWS)
     assert [line[0] for line in lines] == ["uniform", "scratch"]
     assert lines[0][1:6] == ["2", "0.550", "0.550", "0.550", "0.500"]
     assert lines[0][7].startswith("+10.0%")
     assert lines[0][8] == "1/1/0"
-    assert lines[0][11] == "never"  # two of four runs never get there, so the median is no number
-    assert lines[0][9:11] == ["-", "0.450"]
-    assert lines[0][12] == "10"
+    assert lines[0][9:13] == ["0.550", "-", "0.450", "+12.5% (+0.0 to +25.0)"]
+    assert lines[0][13:] == ["-", "10"]
     assert lines[1][6:9] == ["-", "-", "-"]
 
 
@@ -97,12 +94,46 @@ def test_a_start_that_lacks_a_target_is_held_against_scratch_on_its_own():
     assert lines[1][1:6] == ["1", "0.910", "0.910", "0.910", "0.900"]
 
 
-def test_steps_are_a_share_of_the_step_at_which_scratch_is_best():
-    rows = [row("a", "scratch", 0, 0.5, history=RISING), row("a", "uniform", 0, 0.6, history=RISING[:1] + RISING[2:])]
-    assert {line[0]: line[11] for line in table_rows(rows)} == {"scratch": "1.00", "uniform": "1.00"}
-    quick = [{"step": 0, "accuracy": 0.4}, {"step": 10, "accuracy": 0.9}]
-    rows[1] = row("a", "uniform", 0, 0.6, history=quick)
-    assert next(line[11] for line in table_rows(rows) if line[0] == "uniform") == "0.25"
+def test_speed_is_of_mean_curves_on_rows_that_nothing_else_sees():
+    def seen(target, start, curve, best=0.0, **more):
+        curve = {str(step): value for step, value in curve.items()}
+        return row(target, start, 0, 0.5, held_accuracy_best=best, held_curve=curve, **more)
+
+    rows = [
+        seen("a", "scratch", {0: 0.4, 10: 0.5, 60: 0.6}, 0.7, best_step=90),
+        seen("b", "scratch", {0: 0.4, 10: 0.5, 60: 0.7}, 0.7, best_step=50),
+        seen("a", "uniform", {0: 0.5, 10: 0.8}),  # it ended there
+        seen("b", "uniform", {0: 0.5, 10: 0.5, 20: 0.6, 60: 0.9}),
+    ]
+    assert curve(rows, "uniform") == pytest.approx({0: 0.5, 10: 0.65, 20: 0.7, 60: 0.85})
+    assert speed(rows, "uniform") == "20 of 70"
+    assert speed(rows, "scratch") == "never of 70"  # at 60 it has .65; its best steps are not among the looks
+    del rows[2]
+    assert speed(rows, "uniform") == "60 of 50"  # scratch on the same target alone
+    old = [{name: value for name, value in one.items() if name != "held_curve"} for one in rows]
+    assert curve(old, "uniform") == {}
+    assert speed(old, "uniform") == "-"
+
+
+def test_what_stays_at_its_start_has_an_accuracy_if_it_were_tuned():
+    stays = row("a", "uniform", 0, 0.6, best_step=0)
+    assert if_tuned([stays], "uniform") is None
+    assert if_tuned([stays | {"accuracy_tuned": 0.5}], "uniform") == 0.5
+    assert if_tuned([row("a", "uniform", 0, 0.6)], "uniform") == 0.6
+
+
+def test_what_all_data_give_comes_last():
+    bound = row("a", "all-data", 0, 0.75, keep=None)
+    del bound["accuracy_best"]
+    line = table_rows([*ROWS, bound])[-1]
+    assert line[:2] == ["all-data", "1"]
+    assert line[4:9] == ["0.750", "0.500", "-", "+50.0%", "1/0/0"]
+    assert len(line) == len(HEAD)
+
+
+def test_learnable_targets_are_those_of_the_file():
+    rows = [row("cola", "scratch", 0, 0.9), row("sst2", "scratch", 0, 0.4)]
+    assert [one["target"] for one in learnable(rows)] == ["sst2"]
 
 
 def test_what_was_held_out_has_a_table_of_its_own():

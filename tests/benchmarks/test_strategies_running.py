@@ -79,6 +79,12 @@ def test_rows_of_an_experiment(here, backbone, tmp_path):
     assert [row["step"] for row in close["dev_history"]] == [0, 2, 4]
     assert close["dev_loss"] == min(row["calibrated"] for row in close["dev_history"])
     assert close["middle"] == 4
+    assert close["held_curve"].keys() == {"0", "4"}
+    assert close["held_curve"]["4"] == pytest.approx(close["held_accuracy_step60"])
+    assert close["tuned_step"] == min((row["calibrated"], row["step"]) for row in close["dev_history"][1:])[1]
+    assert unpacked(close["right_tuned"]).mean() == pytest.approx(close["accuracy_tuned"])
+    assert set(close["scores"]) == set(close["weights"]) == set(runs["embedding:cosine", None, 0]["scores"])
+    assert max(close["scores"], key=close["scores"].get) == max(close["weights"], key=close["weights"].get)
     assert "accuracy_best" not in runs["embedding:cosine", None, 1]
     assert runs["category", "best", 0]["refused"].startswith("ConfigError: no module has the category")
     assert unpacked(close["right_best"]).mean() == pytest.approx(close["accuracy_best"])
@@ -216,11 +222,7 @@ def test_tunes_are_shared_between_ways_of_keeping(here, backbone):
     assert found.about["folds"] == 4
 
 
-def test_a_development_target_is_measured_on_dev_rows_that_were_not_drawn(here, backbone, monkeypatch):
-    problem = Problem("films", "lora", 0, 8, backbone, TUNING)
-    assert problem.held == []  # of the others test is all that is measured
-    assert "held_loss" not in problem.test(None)
-    monkeypatch.setitem(TARGETS, "development", ["films"])
+def test_a_target_is_measured_on_dev_rows_that_were_not_drawn(here, backbone):
     problem = Problem("films", "lora", 0, 8, backbone, TUNING)
     left = [row for row in load_task("films", source="folder").dev if row not in list(problem.task.dev)]
     assert len(left) == 4
@@ -228,6 +230,43 @@ def test_a_development_target_is_measured_on_dev_rows_that_were_not_drawn(here, 
         right = measure(backbone, backbone.encode(left, problem.task.fields)).correct
     assert problem.test(problem.scratch)["held_accuracy"] == pytest.approx(right.mean())
     assert {"held_loss", "accuracy"} <= problem.test(None).keys()
+
+
+def test_a_draw_of_all_of_dev_leaves_nothing_to_measure_on(here, backbone):
+    problem = Problem("films", "lora", 0, 12, backbone, TUNING)
+    assert problem.held == []
+    assert problem.held_out(problem.scratch) == {}
+    assert "held_loss" not in problem.test(None)
+
+
+def test_a_tune_that_diverges_gives_what_it_began_with(here, backbone, tmp_path, monkeypatch):
+    small = experiment().model_dump()
+    small["parts"][0] |= {"seeds": [0], "starts": ["uniform"], "as_they_are": [], "keep": []}
+    runner = Runner(Rows(tmp_path / "rows.jsonl", KEY), Experiment.model_validate(small), backbone)
+    real = Problem.path
+
+    def path(problem, start, rate):
+        if rate < 0.1:  # the tunes that choose a rate
+            return real(problem, start, rate)
+        raise DivergedError("the tune diverged: a tensor is no longer finite")
+
+    monkeypatch.setattr(running, "choose_rate", lambda *_: 1e6)
+    monkeypatch.setattr(Problem, "path", path)
+    runner.run()
+    found = runner.rows.rows[-1]
+    assert found["diverged"].startswith("DivergedError")
+    assert found["accuracy_best"] == found["accuracy_tuned"] == found["accuracy_step60"] == found["accuracy_step0"]
+    runner.run()
+    assert runner.rows.rows[-1] is found  # it is not tried again
+
+
+def test_starts_of_others_have_a_rate_of_their_own(here, backbone, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(running, "choose_rate", lambda rows, of, kind, grid, make: asked.append(kind) or 1.0)
+    more = {"theirs": Recipe(lambda problem: start_of(problem, "uniform"), own_rate=True)}
+    runner = Runner(Rows(tmp_path / "rows.jsonl", KEY), experiment(), backbone, more=more)
+    runner._rate(Problem("films", "lora", 0, 8, backbone, TUNING), "theirs")
+    assert asked == ["theirs"]
 
 
 def test_files_of_experiments_can_be_read():
