@@ -194,7 +194,7 @@ class Job:
             self.note(why)
         options = dict(config.merge_options)
         if rule.name == "regmean" and options.get("grams") is None:
-            options["grams"] = source_grams(self.backbone, merged, self.note)
+            options["grams"] = source_grams(self.backbone, merged, self.note, config.seed)
         return rule, options
 
     def _judged(self, target: Target, delta: Delta, licences: Sequence[str]) -> Verdict:

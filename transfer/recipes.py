@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from transfer.ensembling.compatible import Starts
 from transfer.tasks import Task
 from zoo import Module
+from zoo.shared_starts import Starts
 
 NO_WEIGHT = 1e-6  # a module that weighs no more leaves no trace in the result
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transfer.ensembling import MERGES
-from transfer.ensembling.compatible import Starts, acting_settings
+from transfer.ensembling.compatible import acting_settings
 from transfer.ensembling.rule import MergeRule
 from transfer.errors import DeltaError
 from zoo import Module
+from zoo.shared_starts import Starts
 
 AUTO = "auto"
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from transfer.backbones.encoding import Encoded
 from transfer.ensembling import WEIGHTINGS
-from transfer.ensembling.compatible import Starts
 from transfer.ensembling.deadline import Deadline
 from transfer.ensembling.mixture import Mixture
 from transfer.ensembling.weighting import TEMPERATURE, weigh
@@ -23,6 +22,7 @@ from transfer.similarity.scores import Scores
 from transfer.similarity.target import Target
 from transfer.training.sampling import LengthBatches
 from zoo import Module
+from zoo.shared_starts import Starts
 from zoo.tensors import digest
 
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from transfer.backbones.backbone import Backbone
 from transfer.deltas.delta import Delta
-from transfer.ensembling.compatible import Starts, acting_on, acting_settings
+from transfer.ensembling.compatible import acting_on, acting_settings
 from transfer.errors import ConfigError, SourceError
 from transfer.similarity.sources import find_sources
 from zoo import Module
+from zoo.shared_starts import Starts
 from zoo.tensors import digest
 
 Point = tuple[Delta, str, Mapping[str, Tensor] | None]  # a start, its name, and the start draw behind it if it is known

@@ -203,7 +203,8 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
+        digits = ".1f" if abs(value) >= 10 else ".4f" if abs(value) >= 0.001 or not value else ".2g"
+        return f"{value:{digits}}"
     if isinstance(value, list | tuple):
         return html.escape(", ".join(str(part) for part in value))
     if isinstance(value, dict):

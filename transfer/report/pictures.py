@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 STRONG, WEAK, OTHER = "#0b6e99", "#b9cdd6", "#c4581e"  # told apart without colour vision, and in grey
 WIDTH = 6.6  # inches
+LONGEST = 48  # characters of a name beside a bar
 
 
 def bars(names: Sequence[str], values: Sequence[float], label: str, strong: Sequence[bool] | None = None) -> str:
@@ -28,7 +29,7 @@ def bars(names: Sequence[str], values: Sequence[float], label: str, strong: Sequ
     colours = [STRONG if strong is None or strong[i] else WEAK for i in range(len(names))]
     positions = np.arange(len(names))
     axes.barh(positions, list(values), color=colours, height=0.7)
-    axes.set_yticks(positions, list(names))
+    axes.set_yticks(positions, _shortened(names))
     axes.invert_yaxis()
     axes.axvline(0, color="#444", linewidth=0.8)
     axes.set_xlabel(label)
@@ -48,8 +49,12 @@ def heat_map(rows: Sequence[str], values: Sequence[Sequence[float]], label: str)
     for number, row in enumerate(values):
         grid[number, : len(row)] = row
     figure, axes = _figure(0.9 + 0.24 * max(len(rows), 1))
-    image = axes.imshow(np.ma.masked_invalid(grid), aspect="auto", cmap="Blues", interpolation="nearest")
-    axes.set_yticks(np.arange(len(rows)), list(rows))
+    most = float(np.nanmax(np.abs(grid), initial=0.0))
+    low, colours = (-most, "RdBu") if np.nanmin(grid, initial=0.0) < 0 else (0.0, "Blues")  # 0 is white in both
+    image = axes.imshow(
+        np.ma.masked_invalid(grid), aspect="auto", cmap=colours, vmin=low, vmax=most or 1.0, interpolation="nearest"
+    )
+    axes.set_yticks(np.arange(len(rows)), _shortened(rows))
     axes.set_xticks(np.arange(wide), [str(block) for block in range(wide)])
     axes.set_xlabel("block")
     figure.colorbar(image, ax=axes, label=label, fraction=0.04, pad=0.02)
@@ -77,6 +82,11 @@ def curves(lines: Mapping[str, Sequence[Mapping[str, float]]], label: str) -> st
     axes.set_ylabel(label)
     axes.legend(frameon=False)
     return _svg(figure)
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    """Long names would leave no room for what they name; the tables have them whole."""
+    return [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
 
 
 def _figure(height: float) -> tuple[Figure, Any]:

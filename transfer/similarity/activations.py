@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from transfer.backbones.backbone import Backbone
 from transfer.backbones.encoding import Encoded
+from transfer.deltas.addressing import check_places
 from transfer.deltas.modules import named_modules
 from transfer.errors import DeltaError, SourceError, TransferError
 from transfer.similarity.signatures import drawn
@@ -26,27 +27,37 @@ def input_grams(backbone: Backbone, encoded: Sequence[Encoded], places: Sequence
 
     Args:
         backbone: Left as it was found.
-        encoded: Examples; labels are not looked at. Padding is seen as the places see it.
+        encoded: Examples; labels are not looked at.
         places: Names of linear layers.
+    Raises:
+        DeltaError: the backbone lacks a place.
     """
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = defaultdict(int)
+    real: list[Tensor] = []  # (rows, tokens): which of an encoder's inputs are no padding
+    check_places(backbone.model, places)
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        real[:] = [mask.bool() for name, mask in kwargs.items() if name == "attention_mask" and mask.ndim == 2]
 
     def add_at(place: str) -> Callable[..., None]:
         def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            x = (args[0] if args else next(iter(kwargs.values()))).detach().float().flatten(0, -2)
+            x = (args[0] if args else next(iter(kwargs.values()))).detach().float()
+            x = x[real[0]] if encoder and real and real[0].shape == x.shape[:-1] else x.flatten(0, -2)
             totals[place] = totals.get(place, 0) + (x.T @ x).cpu()
             counts[place] += len(x)
 
         return add
 
     modules = named_modules(backbone)
+    encoder = backbone.kind == "encoder"
     with contextlib.ExitStack() as stack:
         stack.enter_context(backbone.bare())
         stack.enter_context(backbone.scoring())
+        stack.callback(backbone.model.register_forward_pre_hook(note, with_kwargs=True).remove)
         for place in places:
             stack.callback(modules[place].register_forward_hook(add_at(place), with_kwargs=True).remove)
-        for _, batch in backbone.batches(encoded):
+        for _, batch in backbone.batches(encoded) if encoder else backbone.batches(encoded, 1):  # one has no padding
             backbone(**backbone.to_device(backbone.collate(batch, train=True)))
     return {place: (total / counts[place]).clone() for place, total in totals.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -13,6 +14,10 @@ from transfer.errors import ConfigError, SourceError
 from transfer.similarity.sources import places_of
 from transfer.similarity.target import Target
 from zoo import Module
+from zoo.shared_starts import Starts
+from zoo.tensors import digest
+
+logger = logging.getLogger(__name__)
 
 
 class Estimator(ABC):
@@ -21,6 +26,7 @@ class Estimator(ABC):
     name: ClassVar[str]  # "family:variant"
     per_block: ClassVar[bool] = False  # True where `block_values` is there
     same_shapes: ClassVar[bool] = False  # True where modules of other places or sizes than most cannot be scored
+    same_start: ClassVar[bool] = False  # True where a module that was trained from another start gets a score by chance
 
     @abstractmethod
     def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
@@ -79,6 +85,8 @@ class Estimator(ABC):
         # Always computed in the same order: sums of floats would otherwise differ in the last digits.
         order = sorted(range(len(modules)), key=lambda index: modules[index].id)
         ordered = [modules[index] for index in order]
+        if self.same_start:
+            self._remark_on_starts(target, ordered)
         found = np.asarray(values(target, ordered), dtype=np.float64)
         if found.shape != (len(modules), *columns):
             raise ValueError(f"{self.name} gave scores of shape {found.shape} for {len(modules)} modules")
@@ -92,3 +100,12 @@ class Estimator(ABC):
         scores = np.empty(found.shape)
         scores[order] = found
         return scores
+
+    def _remark_on_starts(self, target: Target, modules: Sequence[Module]) -> None:
+        starts, ours = Starts(), digest(dict(target.start))
+        others = [module.id for module in modules if starts.of(module) not in (ours, None)]
+        if others:
+            logger.warning(
+                f"{len(others)} of {len(modules)} modules were trained from another start than the target is tuned "
+                f"from, so {self.name} says little of them: {', '.join(others[:3])}{', ...' if others[3:] else ''}"
+            )

@@ -24,6 +24,7 @@ from zoo import Module
 
 CHUNK = 256  # modules stacked at once: with more, the products of a batch would fill the memory
 MOST_VALUES = 2**25  # of them: 128 MiB in fp32; modules of a large backbone come a few at a time
+MOST_KEPT = 2**28  # values that are held over all batches: 1 GiB; what is more is read anew for each batch
 
 
 class FirstOrder(Estimator):
@@ -50,12 +51,12 @@ class FirstOrder(Estimator):
         """(modules, blocks + 1): the share of each block, and last what lies outside of them."""
         if in_weight_space(target.method):
             return self._by_weights(target, modules)
-        gradient = target.gradient()
-        columns = BlockColumns(gradient)
+        columns = BlockColumns(target.start)
         scores = np.zeros((len(modules), columns.outside + 1))
         for row, module in zip(scores, modules, strict=True):
             moved = differences(dict(module.tensors(dtype=torch.float32)), start_of(module))
-            check_shapes(module, moved, gradient)
+            check_shapes(module, moved, target.start)
+            gradient = target.gradient(method_of(module))  # one for all modules of equal settings
             for name in gradient:
                 row[columns[name]] -= float((gradient[name] * moved[name]).double().sum())
         return scores
@@ -64,12 +65,18 @@ class FirstOrder(Estimator):
         columns = BlockColumns(places_of(modules))
         scores = torch.zeros(len(modules), columns.outside + 1, dtype=torch.float64)
         device = target.backbone.device
-        first = list(itertools.islice(_stacks(modules, device), 2))
-        kept = first if len(first) == 1 else None  # read anew for each batch where not all are held at once
-        del first
+        kept: list[dict[str, tuple[Tensor, Tensor, Tensor]]] = []
+        held = values = 0
+        for n, stack in _stacks(modules, device):
+            values += sum(a.numel() + b.numel() for a, b, _ in stack.values())
+            if kept and values > MOST_KEPT:
+                break
+            kept.append(stack)
+            held += n
 
         def add(pairs: Pairs) -> None:
-            for stack in _stacks(modules, device) if kept is None else kept:
+            read_anew = (stack for _, stack in _stacks(modules[held:], device, held))
+            for stack in itertools.chain(kept, read_anew):
                 for place, (a, b, owner) in stack.items():
                     if place in pairs:
                         g, x = pairs[place]
@@ -87,24 +94,29 @@ def _places(target: Target, modules: Sequence[Module]) -> list[str]:
     return check_places(target.backbone.model, sorted(places))
 
 
-def _stacks(modules: Sequence[Module], device: torch.device) -> Iterator[dict[str, tuple[Tensor, Tensor, Tensor]]]:
-    """For each chunk of modules: place -> (A (ranks, in), scale * B^T (ranks, out), number of the module (ranks,)).
+def _stacks(
+    modules: Sequence[Module], device: torch.device, first: int = 0
+) -> Iterator[tuple[int, dict[str, tuple[Tensor, Tensor, Tensor]]]]:
+    """For each chunk of modules how many they are, and
+
+    place -> (A (ranks, in), scale * B^T (ranks, out), number of the module (ranks,), from `first`).
 
     `ranks` is the sum of the modules' ranks there, which may differ. A chunk has at least one module, and no more than
     `CHUNK` modules or `MOST_VALUES` values.
     """
     parts: dict[str, list[tuple[Tensor, Tensor, int]]] = {}
     held, values = 0, 0
-    for number, module in enumerate(modules):
+    for number, module in enumerate(modules, first):
         factors = weight_factors(method_of(module), dict(module.tensors(dtype=torch.float32)))
         size = sum(a.numel() + b.numel() for a, b in factors.values())
         if held and (held >= CHUNK or values + size > MOST_VALUES):
-            yield _stack(parts, device)
+            yield held, _stack(parts, device)
             parts, held, values = {}, 0, 0
         for place, (a, b) in factors.items():
             parts.setdefault(place, []).append((a, b.T, number))
         held, values = held + 1, values + size
-    yield _stack(parts, device)
+    if held:
+        yield held, _stack(parts, device)
 
 
 def _stack(
@@ -178,4 +190,4 @@ def _target_sketch(target: Target, module: Module) -> np.ndarray:
     if in_weight_space(target.method):
         return target.gradient_sketch(method_of(module))
     check_shapes(module, dict(module.tensors(check=False)), target.start)
-    return target.gradient_sketch()
+    return target.gradient_sketch(method_of(module))

@@ -43,11 +43,12 @@ class NeighbourVotes(Estimator):
             keys.append(hashlib.sha256(examples.tobytes()).digest())
             unique[keys[-1]] = examples
         order = sorted(unique)  # by content: neighbours at equal distance come the same way round whatever the order
-        owner = np.concatenate([np.full(len(unique[key]), number) for number, key in enumerate(order)])
+        number = {key: place for place, key in enumerate(order)}
+        owner = np.concatenate([np.full(len(unique[key]), number[key]) for key in order])
         index = faiss.IndexFlatL2(ours.shape[1])
         index.add(np.concatenate([unique[key] for key in order]))
         squares, found = index.search(ours, min(self.nearest, len(owner)))
         weights = 1 / np.maximum(np.sqrt(np.maximum(squares, 0).astype(np.float64)), CLOSEST)
         weights /= weights.sum(axis=1, keepdims=True)
         votes = np.bincount(owner[found.ravel()], weights.ravel(), minlength=len(order)) / len(ours)
-        return np.asarray(votes[[order.index(key) for key in keys]])
+        return np.asarray(votes[[number[key] for key in keys]])

@@ -24,6 +24,7 @@ class ParameterCosine(Estimator):
 
     name = "parameters:cosine"
     same_shapes = True
+    same_start = True
 
     def __init__(self, steps: int = SCRATCH_STEPS) -> None:
         self.steps = steps
@@ -50,11 +51,7 @@ class ParameterDrift(Estimator):
         self.steps = steps
 
     def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
-        return np.array([-self._drift(target, module) for module in modules])
-
-    def _drift(self, target: Target, module: Module) -> float:
-        change = differences(target.tune_from(module, self.steps).tensors, dict(module.tensors(dtype=torch.float32)))
-        return float(np.mean([float(value.double().norm()) for value in change.values()]))
+        return np.array([-target.tune_from(module, self.steps).drift for module in modules])
 
 
 def _mean_cosine(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float:

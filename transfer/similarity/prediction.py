@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +15,7 @@ from torch import Tensor, nn
 
 from transfer.errors import ConfigError
 from transfer.similarity.estimator import Estimator
-from transfer.similarity.switching import over_modules
 from transfer.similarity.target import SCRATCH_STEPS, SHORT_STEPS, Target
-from transfer.training import measure
 from transfer.training.calibrating import calibrated_losses
 from zoo import Module
 
@@ -122,14 +119,9 @@ class ShortTunePerformance(Estimator):
         self.steps = steps
 
     def values(self, target: Target, modules: Sequence[Module]) -> np.ndarray:
-        held_out = target.halves[1]
-        tuned = [target.tune_from(module, self.steps).tensors for module in modules]
-
-        def performance(attached: Any, module: Module) -> float:
-            found = measure(target.backbone, held_out)
-            return found.accuracy - found.loss / (1 + found.loss) / (2 * len(held_out))
-
-        return np.array(over_modules(target.backbone, modules, performance, tuned))
+        found = [target.tune_from(module, self.steps).held_out for module in modules]
+        less_than_one = 2 * len(target.halves[1])
+        return np.array([held.accuracy - held.loss / (1 + held.loss) / less_than_one for held in found])
 
 
 def _has_choices(target: Target) -> bool:

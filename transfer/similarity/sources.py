@@ -89,7 +89,9 @@ def find_sources(
     raise SourceError(
         f"no {name!r} module for backbone {backbone.name!r}",
         found=_instead(counts, len(fitting), backbone, name),
-        hint="--include-own takes those of the target's own task" if fitting else _build_command(backbone, name),
+        hint="leave fewer out by exclude; --include-own takes those of the target's own task"
+        if fitting
+        else _build_command(backbone, name),
     )
 
 
@@ -197,9 +199,9 @@ def _remedy(module: Module, part: str) -> str:
             f"or leave the module out: --exclude {module.id}"
         )
     return (
-        f"transfer zoo rm {module.id}, then transfer zoo add FOLDER --signature {module.card.task}, which computes it "
-        f"from the task's examples (transfer zoo build stores it by itself); or leave the module out: "
-        f"--exclude {module.id}"
+        f"leave the module out: --exclude {module.id}; or add it anew to another zoo, from the folder that it was "
+        f"trained in: transfer zoo add FOLDER --backbone {shlex.quote(module.card.backbone)} --signature "
+        f"{module.card.task}, which computes it from the task's examples (transfer zoo build stores it by itself)"
     )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
-
-from torch import Tensor
 
 from transfer.backbones.backbone import Backbone
 from transfer.deltas import METHODS
@@ -40,7 +38,6 @@ def over_modules(
     backbone: Backbone,
     modules: Sequence[Module],
     function: Callable[[Any, Module], T],
-    tensors: Sequence[Mapping[str, Tensor]] | None = None,
     description: str = "scoring modules",
 ) -> list[T]:
     """Call `function(attached, module)` with each module's delta on the backbone; results in the order of `modules`.
@@ -51,13 +48,11 @@ def over_modules(
         backbone: Left as it was found.
         modules: Of any settings.
         function: Reads the backbone; must not train the delta.
-        tensors: For each module what to attach in place of its own tensors.
         description: Of the progress bar.
     """
     results = []
     with track(description, len(modules)) as progress, backbone.switching() as switch:
-        for index, module in enumerate(modules):
-            delta = Delta.from_module(module) if tensors is None else Delta(method_of(module), dict(tensors[index]))
-            results.append(function(switch.to(delta), module))
+        for module in modules:
+            results.append(function(switch.to(Delta.from_module(module)), module))
             progress(len(results))
     return results

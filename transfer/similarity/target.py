@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -19,10 +20,12 @@ from transfer.deltas import METHODS
 from transfer.deltas.method import DeltaMethod
 from transfer.errors import DataError
 from transfer.similarity.capture import tensor_gradients
+from transfer.similarity.factors import differences, in_weight_space
 from transfer.similarity.signatures import drawn, embed_bare, gradient_sketch
 from transfer.similarity.switching import method_of, over_modules
 from transfer.tasks import Task
 from transfer.training import Tuned, TuneSettings, tune
+from transfer.training.measuring import Measured, measure
 from transfer.training.settings import check_seed
 from zoo import Module
 
@@ -30,6 +33,15 @@ MOST_EXAMPLES = 256  # training examples that estimators look at; more would cos
 SCRATCH_STEPS = 20  # of the short tune from the shared start, which the guard reads too
 SHORT_STEPS = 10  # of a tune of every module, for the estimators that need one
 BATCH_SIZE = 16
+
+ModuleKey: TypeAlias = tuple[str, str]  # id and settings: an id says which tensors, not what they mean
+
+
+class ShortTune(NamedTuple):
+    """What is kept of a short tune from a module; the tensors of a thousand would fill the memory."""
+
+    drift: float  # mean over tensors of the norm of their change
+    held_out: Measured  # on the half of the sample that it did not see
 
 
 class Target:
@@ -62,10 +74,10 @@ class Target:
         self.seed = seed
         self._scratch: dict[TuneSettings, Tuned] = {}
         self._along: dict[TuneSettings, tuple[Sequence[Encoded], int]] = {}
-        self._short: dict[tuple[str, int], Tuned] = {}
-        self._outputs: dict[str, tuple[Tensor, Tensor]] = {}
-        self._losses: dict[str, Tensor] = {}
-        self._gradient: dict[str, Tensor] | None = None
+        self._short: dict[tuple[ModuleKey, int], Tuned] = {}
+        self._outputs: dict[ModuleKey, tuple[Tensor, Tensor]] = {}
+        self._losses: dict[ModuleKey, Tensor] = {}
+        self._gradients: dict[str, dict[str, Tensor]] = {}
         self._sketches: dict[tuple[str, ...], np.ndarray] = {}
         if not len(task.train):
             raise DataError(f"task {task.name!r} has no training examples", hint="a task with a train split")
@@ -156,23 +168,31 @@ class Target:
 
     # ---- gradients at the shared start
 
-    def gradient(self) -> dict[str, Tensor]:
-        """Gradient of the mean loss by the delta's tensors at the shared start: canonical name -> gradient."""
-        if self._gradient is None:
-            self._gradient = tensor_gradients(self.backbone, self.method, self.start, self.sample)
-        return self._gradient
+    def gradient(self, method: DeltaMethod | None = None) -> dict[str, Tensor]:
+        """Gradient of the mean loss by the delta's tensors at the shared start: canonical name -> gradient.
+
+        Args:
+            method: What gives the tensors their meaning; of the same names and shapes. None is the target's own.
+        """
+        chosen = self.method if method is None else method
+        key = json.dumps(chosen.settings(self.backbone.model), sort_keys=True)
+        if key not in self._gradients:
+            self._gradients[key] = tensor_gradients(self.backbone, chosen, self.start, self.sample)
+        return self._gradients[key]
 
     def gradient_sketch(self, method: DeltaMethod | None = None) -> np.ndarray:
         """Sketch of the gradient, comparable with those in signatures of modules of the same places: (1024,).
 
         Args:
-            method: A LoRA on the places of what it is compared with; None is the target's own method.
+            method: That of what it is compared with: for a LoRA its places count. None is the target's own method.
         """
         chosen = self.method if method is None else method
-        places = tuple(sorted(chosen.places(self.backbone.model)))
-        if places not in self._sketches:
-            self._sketches[places] = gradient_sketch(self.backbone, chosen, self.start, self.sample).numpy()
-        return self._sketches[places]
+        key = tuple(sorted(chosen.places(self.backbone.model)))
+        if not in_weight_space(chosen):  # elsewhere what the tensors mean counts, too
+            key = (json.dumps(chosen.settings(self.backbone.model), sort_keys=True),)
+        if key not in self._sketches:
+            self._sketches[key] = gradient_sketch(self.backbone, chosen, self.start, self.sample).numpy()
+        return self._sketches[key]
 
     # ---- short tunes
 
@@ -202,39 +222,44 @@ class Target:
         """
         self._along[TuneSettings(steps=steps, batch_size=batch_size, seed=self.seed)] = dev, every
 
-    def tune_from(self, module: Module, steps: int = SHORT_STEPS) -> Tuned:
+    def tune_from(self, module: Module, steps: int = SHORT_STEPS) -> ShortTune:
         """A short tune from a module on the first half of the sample; made once, for whoever needs it."""
-        key = module.id, steps
+        key = _key(module), steps
         if key not in self._short:
-            self._short[key] = tune(
+            start, method = dict(module.tensors(dtype=torch.float32)), method_of(module)
+            tuned = tune(
                 self.backbone,
-                method_of(module),
+                method,
                 self.halves[0],
-                tensors=module.tensors(dtype=torch.float32),
+                tensors=start,
                 settings=TuneSettings(steps=steps, batch_size=BATCH_SIZE, seed=self.seed),
                 description=f"tuning from {module.id}",
             )
+            with self.backbone.use(method, tuned.tensors):
+                found = measure(self.backbone, self.halves[1])
+            change = differences(tuned.tensors, start)
+            self._short[key] = ShortTune(float(np.mean([float(c.double().norm()) for c in change.values()])), found)
         return self._short[key]
 
     # ---- what modules answer
 
     def outputs(self, modules: Sequence[Module]) -> list[tuple[Tensor, Tensor]]:
         """For each module its logits (n, choices) and losses (n,) on the sample, kept for the next estimator."""
-        missing = [module for module in modules if module.id not in self._outputs]
+        missing = [module for module in modules if _key(module) not in self._outputs]
         found = over_modules(self.backbone, missing, lambda attached, module: self.backbone.outputs(self.sample))
-        self._outputs.update(zip((module.id for module in missing), found, strict=True))
-        return [self._outputs[module.id] for module in modules]
+        self._outputs.update(zip(map(_key, missing), found, strict=True))
+        return [self._outputs[_key(module)] for module in modules]
 
     def losses(self, modules: Sequence[Module]) -> list[Tensor]:
         """For each module the loss of every example of the sample (n,), as training has it.
 
         Costs less than `outputs` where wrong choices are no part of the loss (seq2seq, causal).
         """
-        self._losses |= {module_id: losses for module_id, (_, losses) in self._outputs.items()}
-        missing = [module for module in modules if module.id not in self._losses]
+        self._losses |= {key: losses for key, (_, losses) in self._outputs.items()}
+        missing = [module for module in modules if _key(module) not in self._losses]
         found = over_modules(self.backbone, missing, lambda attached, module: self._training_losses())
-        self._losses.update(zip((module.id for module in missing), found, strict=True))
-        return [self._losses[module.id] for module in modules]
+        self._losses.update(zip(map(_key, missing), found, strict=True))
+        return [self._losses[_key(module)] for module in modules]
 
     @torch.inference_mode()
     def _training_losses(self) -> Tensor:
@@ -249,3 +274,7 @@ class Target:
         finally:
             backbone.train(training)
         return losses
+
+
+def _key(module: Module) -> ModuleKey:
+    return module.id, json.dumps(module.card.settings, sort_keys=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from zoo_toys import card_of, module_of, tensors_of
 
-from transfer.ensembling.compatible import Starts, check_alike
+from transfer.ensembling.compatible import check_alike
 from transfer.errors import DeltaError
 from zoo import Module, Zoo
+from zoo.shared_starts import Starts
 
 
 @pytest.mark.parametrize("folder", ["modules", "others"])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from transfer.report.pictures import OTHER, STRONG, WEAK, bars, curves, heat_map
 
@@ -26,6 +31,25 @@ def test_a_heat_map_takes_rows_of_different_lengths():
     """A zoo may hold modules of deeper places than others."""
     svg = heat_map(["long", "short"], [[1.0, 2.0, 3.0], [1.0]], "norm")
     assert {"long", "short", "0", "2", "block", "norm"} <= set(texts(svg))
+
+
+def test_a_block_that_is_subtracted_looks_like_no_weight_less_than_one_of_weight_zero():
+    picture = heat_map(["a"], [[0.9, 0.0, -0.9]], "weight")
+    data = re.search(r"data:image/png;base64,\s*([^\"]+)", picture)[1]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
+    middle = pixels[pixels.shape[0] // 2]
+    high, zero, low = (middle[int(len(middle) * at)] for at in (1 / 6, 1 / 2, 5 / 6))
+    assert zero.min() > 235  # white
+    assert max(high.min(), low.min()) < 120
+    assert np.abs(high - low).max() > 60  # and of two colours
+
+
+def test_long_names_are_shortened_beside_a_bar_and_a_row():
+    name = "a-task-of-a-name-that-goes-on-" * 4
+    for picture in (bars([name], [1.0], "x"), heat_map([name], [[1.0]], "x")):
+        (shown,) = [text for text in texts(picture) if text.startswith("a-task")]
+        assert len(shown) == 48
+        assert shown.endswith("…")
 
 
 def test_curves_are_told_apart_by_more_than_colour():

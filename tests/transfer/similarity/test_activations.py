@@ -37,6 +37,31 @@ def test_grams_of_a_source_come_from_its_drawn_examples_alone(toys, tmp_path, mo
         assert all(torch.allclose(gram, expected[place]) for place, gram in found[module.id].items())
 
 
+@pytest.mark.parametrize("arch", ["bert", "t5", "gpt2"])
+def test_grams_are_of_tokens_and_not_of_padding(arch, monkeypatch):
+    """They are those of the rows one by one, whatever a batch is padded to."""
+    backbone = tiny.tiny_backbone(arch)
+    rows = [
+        {"input": "a good film " * (1 + 2 * n), "choices": [f"{'fine ' * n}{n}", f"{'bad ' * n}{n}"], "label": n % 2}
+        for n in range(6)
+    ]
+    encoded = backbone.encode(rows)
+    assert len({len(row.input) for row in encoded}) > 3
+    places = LoRA().places(backbone.model)
+    together = input_grams(backbone, encoded, places)
+    batches = backbone.batches
+    monkeypatch.setattr(backbone, "batches", lambda encoded, batch_size=1: batches(encoded, 1))
+    alone = input_grams(backbone, encoded, places)
+    for place in places:
+        torch.testing.assert_close(together[place], alone[place], rtol=1e-3, atol=1e-4)
+
+
+def test_a_place_that_is_not_there_is_named():
+    backbone = tiny.tiny_backbone("bert")
+    with pytest.raises(DeltaError, match=r"no\.such"):
+        input_grams(backbone, [], ["no.such"])
+
+
 def test_a_module_on_an_embedding_is_refused_by_name(toys):
     backbone, method = tiny.tiny_backbone("bert"), LoRA(at=("embeddings.word_embeddings",))
     module = toys.module(backbone, method, method.draw(backbone.model), "films")

@@ -61,7 +61,11 @@ def test_scores_do_not_grow_with_the_number_of_examples(name, world, toys):
     found = [
         ESTIMATORS.get(name)().score(Target.for_modules(task, backbone, modules), modules) for task in (once, doubled)
     ]
-    assert np.abs(found[1]).max() < 1.7 * np.abs(found[0]).max() + 0.05
+    if name == "embedding:mmd":  # the target's similarity to itself rises with a twin for each, for all modules alike
+        found = [scores - scores.mean() for scores in found]
+    # Short tunes see their examples in another order, and a fitted factor has a prior.
+    loose = name in ("parameters:euclidean", "prediction:performance", "prediction:calibrated")
+    assert np.abs(found[1] - found[0]).max() <= (0.5 if loose else 0.02) * np.abs(found[0]).max() + 1e-6
 
 
 @pytest.mark.parametrize("arch", ["bert", "t5"])
@@ -115,7 +119,8 @@ def test_a_module_without_signature_is_named_with_the_remedy(name, world, toys):
     bare = toys.module(backbone, method, modules[0].tensors(), "naked", start=modules[0].start())
     with pytest.raises(SourceError, match=bare.id) as caught:
         score(toys.task(), [*modules, bare], backbone, estimator=name)
-    assert "--signature naked" in str(caught.value)
+    assert f"--exclude {bare.id}" in str(caught.value)
+    assert f"--backbone {bare.card.backbone} --signature naked" in str(caught.value)
     assert "1 of 4" in str(caught.value)
 
 

@@ -11,6 +11,7 @@ from transfer.deltas import METHODS, Adapter, LoRA, Prefix
 from transfer.deltas.modules import is_conv1d, named_modules
 from transfer.errors import SourceError
 from transfer.similarity import Target, gradient, module_signature
+from transfer.similarity.capture import tensor_gradients
 from transfer.similarity.gradient import FirstOrder, GradientAlignment, GradientNorm
 from zoo import Signature
 
@@ -77,8 +78,27 @@ def test_more_modules_than_a_chunk_holds_get_the_same_scores(monkeypatch, world,
         np.testing.assert_allclose(FirstOrder().score(target, modules), at_once, rtol=1e-5, atol=1e-7)
     size = sum(tensor.numel() for tensor in modules[0].tensors().values())
     monkeypatch.setattr(gradient, "MOST_VALUES", 2 * size + 1)
-    assert [len(set(next(iter(stack.values()))[2].tolist())) for stack in gradient._stacks(modules, "cpu")][:1] == [2]
+    owners = [next(iter(stack.values()))[2] for _, stack in gradient._stacks(modules, "cpu")]
+    assert [sorted(set(owner.tolist())) for owner in owners] == [[0, 1], [2]]
     np.testing.assert_allclose(FirstOrder().score(target, modules), at_once, rtol=1e-5, atol=1e-7)
+    monkeypatch.setattr(gradient, "MOST_KEPT", 1)  # the second chunk is read anew for each batch
+    np.testing.assert_allclose(FirstOrder().score(target, modules), at_once, rtol=1e-5, atol=1e-7)
+
+
+def test_first_order_takes_the_gradient_of_what_each_module_does_with_its_tensors(toys):
+    """Adapters of equal shapes and another activation: the slope is that of their own loss."""
+    backbone, other = tiny.tiny_backbone("bert"), Adapter(activation="relu")
+    modules = toys.modules(backbone, Adapter(), n=2)
+    start = modules[0].start()
+    odd = toys.module(backbone, other, toys.moved(start, 0.2, 7), "odd", start=start)
+    target = toys.target(backbone, modules, "adapter")
+    found = float(FirstOrder().score(target, [*modules, odd])[2])
+    slope = tensor_gradients(backbone, other, start, target.sample)
+    moved = odd.tensors(dtype=torch.float32)
+    expected = -sum(float((slope[name] * (moved[name] - start[name])).sum()) for name in slope)
+    assert found == pytest.approx(expected, rel=1e-4)
+    plain = target.gradient()
+    assert any(not torch.allclose(plain[name], slope[name], rtol=1e-2) for name in slope)
 
 
 def test_one_backward_pass_scores_all_loras(world, toys, monkeypatch):

@@ -52,6 +52,19 @@ def test_cosine_uses_the_tune_that_the_guard_reads(world, toys):
     assert target.scratch_tune() is target.scratch_tune(20, 16)
 
 
+def test_a_module_of_another_start_is_named(world, toys, caplog):
+    backbone, method, modules = world()
+    target = toys.target(backbone, modules)
+    ParameterCosine().score(target, modules)
+    assert not caplog.messages
+    start = toys.moved(target.start, 0.1, 99)
+    odd = toys.module(backbone, method, toys.moved(start, 0.1, 3), "odd", start=start)
+    ParameterCosine().score(target, [*modules, odd])
+    (said,) = caplog.messages
+    assert said.startswith("1 of 4 modules were trained from another start than the target is tuned from")
+    assert odd.id in said
+
+
 def test_cosine_refuses_other_sizes_by_name(toys):
     backbone = tiny.tiny_backbone("bert")
     modules = [*toys.modules(backbone, LoRA()), *toys.modules(backbone, LoRA(rank=3), n=1)]

@@ -120,31 +120,23 @@ def test_performance_is_accuracy_on_the_half_that_was_not_tuned_on(world, toys):
     target = toys.target(backbone, modules, n=12)
     scores = ShortTunePerformance().score(target, modules)
     for module, score in zip(modules, scores, strict=True):
-        tensors = target.tune_from(module, 10).tensors
-        with backbone.use(method, tensors):
+        settings = TuneSettings(steps=10, batch_size=16, seed=target.seed)
+        tuned = tune(backbone, method, target.halves[0], tensors=module.tensors(dtype=torch.float32), settings=settings)
+        with backbone.use(method, tuned.tensors):
             found = measure(backbone, target.halves[1])
         assert 0 < found.accuracy - score < 1 / (2 * 6)
         assert score == pytest.approx(found.accuracy - found.loss / (1 + found.loss) / 12)
 
 
-def test_performance_ties_are_broken_by_loss_and_never_the_other_way(toys, monkeypatch):
+def test_performance_ties_are_broken_by_loss_and_never_the_other_way():
     estimator = ShortTunePerformance()
     results = {"a": (0.5, 0.1), "b": (0.5, 9.0), "c": (0.75, 1e6)}
-    target = SimpleNamespace(
-        halves=([], [None] * 4), backbone=None, tune_from=lambda module, steps: SimpleNamespace(tensors={})
-    )
-    monkeypatch.setattr("transfer.similarity.prediction.measure", lambda backbone, rows: rows)
 
-    def over(backbone, modules, function, tensors):
-        found = []
-        for module in modules:
-            accuracy, loss = results[module.id]
-            value = SimpleNamespace(accuracy=accuracy, loss=loss)
-            monkeypatch.setattr("transfer.similarity.prediction.measure", lambda b, rows, value=value: value)
-            found.append(function(None, module))
-        return found
+    def tune_from(module, steps):
+        accuracy, loss = results[module.id]
+        return SimpleNamespace(held_out=SimpleNamespace(accuracy=accuracy, loss=loss))
 
-    monkeypatch.setattr("transfer.similarity.prediction.over_modules", over)
+    target = SimpleNamespace(halves=([], [None] * 4), tune_from=tune_from)
     a, b, c = estimator.score(target, [SimpleNamespace(id=name) for name in "abc"])
     assert c > a > b
 

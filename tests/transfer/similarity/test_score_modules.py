@@ -9,7 +9,7 @@ import torch
 
 from transfer.deltas import METHODS, Adapter, LoRA, Prefix
 from transfer.errors import BackboneError, ConfigError, SourceError, UnknownNameError
-from transfer.similarity import Scores, find_sources, score
+from transfer.similarity import ESTIMATORS, Scores, find_sources, score
 from transfer.similarity.switching import over_modules
 from zoo import Zoo
 
@@ -35,6 +35,31 @@ def test_score_takes_a_target_and_says_what_it_did(world, toys):
     assert scores.estimator == "gradient:first-order"
     assert scores.ids == [module.id for module in modules]
     assert scores.seconds > 0
+
+
+def test_score_of_a_target_is_of_its_method_and_its_backbone(toys):
+    backbone = tiny.tiny_backbone("bert")
+    adapters = toys.modules(backbone, Adapter())
+    target = toys.target(backbone, adapters, "adapter")
+    everything = [*adapters, *toys.modules(backbone, LoRA())]
+    assert score(target, everything).ids == [module.id for module in adapters]
+    with pytest.raises(ConfigError, match="made for 'adapter', not for 'lora'"):
+        score(target, everything, method="lora")
+    with pytest.raises(ConfigError, match="another backbone"):
+        score(target, everything, tiny.tiny_backbone("bert", seed=1))
+
+
+def test_equal_tensors_of_other_settings_are_not_taken_for_one_module(toys):
+    backbone, method = tiny.tiny_backbone("bert"), LoRA(rank=2, alpha=16)
+    tensors = toys.moved(method.draw(backbone.model), 0.5, 1)
+    one, other = (toys.module(backbone, LoRA(rank=2, alpha=alpha), tensors) for alpha in (16, -16))
+    assert one.id == other.id
+    target = toys.target(backbone, [one])
+    for name in ("prediction:loss", "prediction:el2n"):
+        first, second = (float(ESTIMATORS.get(name)().score(target, [module])[0]) for module in (one, other))
+        alone = float(ESTIMATORS.get(name)().score(toys.target(backbone, [other]), [other])[0])
+        assert second == pytest.approx(alone)
+        assert first != pytest.approx(second)
 
 
 def test_score_takes_a_tasks_name(world):
