@@ -85,6 +85,7 @@ def data_of(task: Task) -> dict[str, Any]:
         "sizes": task.sizes,
         "examples": task.examples,
         "fields": list(task.fields),
+        "template": task.template,
         "choices": task.labels,
         "fingerprint": task.fingerprint,
     }

@@ -19,6 +19,7 @@ from transfer.keeping import KEEPS, KeepSettings, keep_start
 from transfer.keeping.choosing import check_keep
 from transfer.keeping.starts import check_share, mixing_sources
 from transfer.keeping.work import OtherStart, Work
+from transfer.similarity.sources import opened
 from transfer.starts import scored_by, starting_point
 from transfer.tasks import Task
 from transfer.training.measuring import measure
@@ -26,7 +27,7 @@ from transfer.training.schedules import XiSchedule
 from transfer.training.settings import TuneSettings
 from transfer.training.sparsifying import Sparsified, sparsify
 from transfer.training.tuning import Tuned, gradients_on, tune
-from zoo import Module, Zoo, ZooView
+from zoo import Module, ZooView
 
 if TYPE_CHECKING:
     from transfer.initialization import Initialization
@@ -124,7 +125,8 @@ def finetune(
         exclude: Task names and ids that are no sources, beside the target's own task.
         keep_settings: What the ways of keeping choose among.
         folder: For checkpoints: a killed run goes on from the last when called again with the same folder.
-        zoo: Where the shared start is looked for; None is the starter zoo.
+        zoo: Where the shared start is looked for: a `Zoo`, its folder, or several in one view; None is your zoo and the
+            starter zoo, as for `initialize`.
         add_to: A `Zoo` that the result is added to, with its signature.
         split: What is measured at the end.
         measure_start: Measure that split before training, too.
@@ -145,9 +147,10 @@ def finetune(
     if schedule is not None and (keep not in ("best", "last") or folds is not None):
         raise ConfigError(
             f"a schedule of xi does not go with keep={keep!r}" + ("" if folds is None else f" and folds={folds}"),
-            hint='keep="best" or "last", without folds',
+            hint="--keep best or --keep last, without --folds",
         )
-    searched = ZooView([part for part in (add_to, zoo if zoo is not None else Zoo.starter()) if part is not None])
+    there: Any = opened(zoo)
+    searched = ZooView([there] if add_to is None else [add_to, there])
     start = _held(start)
     begin = starting_point(start, method, backbone, searched)
     delta, named, shared = begin

@@ -65,12 +65,26 @@ class InitConfig:
             check_auto(self)
         else:
             check_fit(self.how, self.merge, self.per_block, self.budget)
+            self._check_used()
             if fitted(self.how) is not None:
                 MERGES.get("linear").with_options(self.merge_options)
         for name in ("examples", "guard_steps", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
+
+    def _check_used(self) -> None:
+        """Refuse settings that would change nothing: ConfigError."""
+        plain = {field_.name: field_.default for field_ in fields(InitConfig)}
+        idle = {
+            "temperature": self.how in ("uniform", "best"),
+            "top_k": self.how == "best",
+            "guard_steps": not self.guard,
+        }
+        for name, unused in idle.items():
+            if unused and getattr(self, name) != plain[name]:
+                why = "without the guard" if name == "guard_steps" else f"for --weighting {self.how}"
+                raise ConfigError(f"{name}={getattr(self, name)!r} has no part {why}", hint="leave it out")
 
     @property
     def method_name(self) -> str:

@@ -62,6 +62,7 @@ def described(task: Task) -> dict[str, Any]:
         "examples": task.examples,
         "sizes": task.sizes,
         "fields": list(task.fields),
+        "template": task.template,
         "choices": task.labels,
         "fingerprint": task.fingerprint,
         "notes": list(task.notes),

@@ -37,6 +37,7 @@ class Start:
     choices: list[str] | None = None
     fields: tuple[str, ...] = ()  # of the inputs it was made with, and the tokens they were cut to
     max_length: int | None = None
+    template: str = ""  # that built those inputs from columns
     start: str | None = None  # the shared start behind it, as it is called in a zoo
     start_sha256: str | None = None  # of its tensors, where it is known
     sources: tuple[str, ...] | None = None  # ids of the modules that an initialization scored
@@ -88,6 +89,7 @@ def load_start(name: str, zoo: Any) -> Start:
             recipe["target"].get("choices"),
             tuple(recipe["target"].get("fields", ())),
             recipe.get("max_length"),
+            str(recipe["target"].get("template") or ""),
             recipe.get("start"),
             recipe.get("start_sha256"),
             tuple(recipe["scores"]),
@@ -131,6 +133,7 @@ def _from_module(module: Module, name: str) -> Start:
         card.data.get("choices"),
         tuple(card.data.get("fields") or ()),
         card.max_length,
+        str(card.data.get("template") or ""),
         card.start,
         module=module,
     )

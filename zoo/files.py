@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import stat
 import tempfile
 from pathlib import Path
@@ -72,8 +73,16 @@ def check_file_hash(path: Path, expected: str) -> None:
         raise ChecksumError(
             f"{path} is not the file that was stored",
             found=f"sha256 {found[:12]}..., recorded {expected[:12]}...",
-            hint="transfer zoo verify names all such modules; remove them and add them again",
+            hint=_make_again(path),
         )
+
+
+def _make_again(path: Path) -> str:
+    """What to do about a file that was changed: in a zoo, modules/ID/FILE, and elsewhere."""
+    folder = path.parent.parent
+    if folder.name != "modules":
+        return f"make {path.parent} again: something else was written into it"
+    return f"transfer zoo verify --zoo {shlex.quote(str(folder.parent))} names all such modules; add them again"
 
 
 def sync(path: Path) -> None:

@@ -88,8 +88,8 @@ def _copied(folder: Path, module: Module, source: Path) -> Record:
     """The checkpoint as it is stored."""
     files = {name: known for name, known in module.record.files.items() if name not in (SIGNATURE, START)}
     for name, known in files.items():
+        check_file_hash(source / name, known)
         shutil.copyfile(plain_file(source / name), folder / name)
-        check_file_hash(folder / name, known)
     return Record(id=module.id, card=module.card, files=files)
 
 

@@ -149,3 +149,22 @@ def test_settings_that_have_no_part_are_refused_before_any_work(settings, match,
     backbone, zoo = small_zoo()
     with pytest.raises(ConfigError, match=match):
         initialize(toy_target(), zoo, backbone, auto=True, **settings)
+
+
+def test_without_time_for_a_tune_nothing_is_said_to_help(small_zoo, two_candidates, monkeypatch):
+    backbone, zoo = small_zoo()
+    monkeypatch.setattr(automatic, "RUNGS", ())
+    race = automatic.race
+
+    def far_better(*args, **settings):
+        found = race(*args, **settings)
+        for name, runner in found.runners.items():
+            runner.losses[0] = runner.losses[0] - (name != "scratch") * 0.5
+        return dataclasses.replace(found, chosen=found.runner_up())
+
+    monkeypatch.setattr(automatic, "race", far_better)
+    found = initialize(toy_target(), zoo, backbone, auto=True, budget=300, batch_size=8)
+    assert found.verdict.interval[1] < 0
+    assert found.verdict.outcome == "unclear"
+    said = "unclear whether it helps after a tune, which there was no time for; as it is: "
+    assert found.verdict.text.startswith(said)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from transfer.backbones.backbone import Backbone
@@ -27,6 +28,9 @@ FEWEST_TOKENS = 8  # beside the special ones; even a tokenizer of bytes or lette
 
 Kind = Literal["auto", "encoder", "seq2seq", "causal"]
 Precision = Literal["auto", "fp32", "bf16"]
+
+# What transformers raises for a configuration that it cannot use, of another version or damaged.
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, StrictDataclassError)
 
 KINDS = Registry(
     "kind of backbone",
@@ -252,7 +256,7 @@ def _load(name: str, folder: Path | None, kind: str) -> tuple[Any, Any, str]:
             model, report = classes[found].from_pretrained(
                 **source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except (*UNREADABLE, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(
             f"cannot load backbone {name!r}",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from transfer.backbones.kinds import kind_of
-from transfer.backbones.loading import KINDS, folder_behind
+from transfer.backbones.loading import KINDS, UNREADABLE, folder_behind
 from transfer.errors import BackboneError, ConfigError
 
 
@@ -32,7 +32,7 @@ def load_outline(name: str | os.PathLike[str] = "embedded", kind: str = "auto") 
 
     try:
         config = AutoConfig.from_pretrained(str(folder) if folder is not None else name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except UNREADABLE as error:
         raise BackboneError(
             f"cannot read the configuration of {name!r}",
             found=(str(error).strip().splitlines() or [type(error).__name__])[0][:300],

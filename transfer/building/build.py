@@ -59,6 +59,9 @@ def build_zoo(
     names, built = candidates(tasks, only, settings)
     records = Records(out)
     jobs = [Job(name, method) for method in settings.methods for name in names]
+    if not jobs:  # no backbone need be loaded for that
+        write_report(built, settings, out)
+        return built
     stored = {_made(module): module.id for module in Zoo(out)}
     found = {job: record for job in jobs if (record := _finished(job, records, stored, settings)) is not None}
     cores = os.cpu_count() or 1

@@ -9,6 +9,8 @@ from typing import Any
 
 from transfer.building.records import Built, Record
 from transfer.building.settings import BuildSettings
+from zoo import Zoo
+from zoo.files import write_whole
 
 FILE = "build.json"
 
@@ -50,8 +52,41 @@ def _figures(record: Record) -> dict[str, float]:
 
 
 def write_report(built: Built, settings: BuildSettings, out: Path) -> Path:
-    """Write it beside the modules."""
+    """Write it beside the modules, with what an earlier one says of tasks and methods that this one leaves out."""
     path = out / FILE
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(summarize(built, settings), indent=1) + "\n", encoding="utf-8")
+    report = summarize(built, settings)
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    if isinstance(before, dict):
+        asked = {(task, method) for task in built.categories for method in settings.methods}
+        report = _joined(report, before, asked, {module.id for module in Zoo(out)})
+    write_whole(path, (json.dumps(report, indent=1) + "\n").encode())
     return path
+
+
+def _joined(
+    report: dict[str, Any], before: dict[str, Any], asked: set[tuple[str, str]], there: set[str]
+) -> dict[str, Any]:
+    """The report with the lines of the one before it about what was not asked for now: task and method.
+
+    `there` are the ids in the zoo.
+    """
+    tasks, gone = {task for task, _ in asked}, report["left_out"]
+    others = [row for row in before.get("results", []) if (row["task"], row["method"]) not in asked]
+    results = [*report["results"], *(row for row in others if row["task"] not in gone)]
+    kept = {*report["kept"], *(set(before.get("kept", [])) & there)}
+    left = {}
+    for name, why in before.get("left_out", {}).items():
+        task, _, method = name.partition(" ")
+        if (task, method) not in asked and (method or task not in tasks):
+            left[name] = why
+    passing = {row["category"] for row in results if row["kept"]}
+    empty = {*report["empty_categories"], *before.get("empty_categories", [])} - passing
+    return report | {
+        "kept": sorted(kept),
+        "left_out": dict(sorted({**left, **report["left_out"]}.items())),
+        "empty_categories": sorted(empty),
+        "results": results,
+    }

@@ -29,6 +29,7 @@ class BuildSettings:
     half: bool = True  # store fp16, and measure what is stored
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "methods", tuple(dict.fromkeys(self.methods)))
         if not self.methods:
             raise ConfigError("no method to build", hint="--methods lora,adapter,prefix")
         if self.most_tasks is not None and self.most_tasks < 1:

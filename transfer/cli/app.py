@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
+import threading
 
 import typer
 
@@ -47,12 +50,39 @@ def _root(
 
 
 def main() -> None:
-    """Entry point of the console script: exit code 0, 1 for an explained error, 2 for a wrong call."""
+    """Entry point of the console script.
+
+    Exit code 0, 1 for an explained error, 2 for a wrong call, 130 when it was interrupted.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console or a file that is not UTF-8 loses no result
+            stream.reconfigure(errors="backslashreplace")
+    interrupted = _note_interrupts()
     try:
         app(prog_name="transfer")
+    except ImportError:
+        if interrupted.is_set():  # libraries that are being imported take an interrupt for a module that is missing
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+        raise
     except ExplainedError as error:
         show_error(error)
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _note_interrupts() -> threading.Event:
+    """Set when the user interrupts, which goes on as ever."""
+    seen = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        seen.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is (
+        signal.default_int_handler
+    ):
+        signal.signal(signal.SIGINT, note)
+    return seen

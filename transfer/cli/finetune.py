@@ -11,6 +11,7 @@ import typer
 from transfer.cli import options, sparsity
 from transfer.cli.output import Output
 from transfer.cli.places import check_new, check_writable, expanded, training_in
+from transfer.deltas import METHODS
 
 EXAMPLES = """\b
 Examples:
@@ -36,7 +37,8 @@ def finetune(
         int | None, typer.Option("--eval-every", help="Steps between looks at dev; else a sixth of --steps.")
     ] = None,
     patience: Annotated[
-        int, typer.Option("--patience", help="Looks at dev without a better loss before stopping; 0 never stops.")
+        int,
+        typer.Option("--patience", min=0, help="Looks at dev without a better loss before stopping; 0 never stops."),
     ] = 3,
     keep: Annotated[
         str,
@@ -81,7 +83,9 @@ def finetune(
     label_column: options.LabelColumn = None,
     choices: options.Choices = None,
     template: options.Template = None,
-    category: options.Category = None,
+    category: Annotated[
+        str | None, typer.Option("--category", help="Kind of the task (sentiment, nli), for the card.")
+    ] = None,
     backbone: options.BackboneName = "embedded",
     kind: options.Kind = "auto",
     precision: options.Precision = "auto",
@@ -97,11 +101,21 @@ def finetune(
     from transfer.keeping import KEEPS
     from transfer.keeping.choosing import check_keep
     from transfer.resolving import load_start
+    from transfer.similarity.sources import unmatched
+    from transfer.training import TuneSettings
     from zoo import Zoo
     from zoo.writing import check_can_save
 
     output = Output(as_json=as_json, quiet=quiet)
-    view = options.open_zoo(zoo)
+    TuneSettings(  # wrong ones are refused before the data is read
+        steps=steps,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        eval_every=eval_every,
+        patience=patience or None,
+    )
+    METHODS.resolve(method or "lora")
+    view = options.open_zoo(zoo, new=add)
     begin = None if start is None else load_start(start, view)
     others = [load_start(name, view) for name in options.split_names(soup_with) or ()]
     named = (method or "lora") if begin is None else begin.delta.method.method
@@ -130,6 +144,8 @@ def finetune(
     if store is not None:
         check_writable(store.path / "modules", "--zoo")
     show_task(output, task)
+    for line in unmatched(view, options.split_names(exclude) or ()):
+        output.say(f"note: {line}")
     loaded = options.read_backbone(backbone, kind, precision, max_length)
     checkpoints = folder.parent / f".{folder.name}-checkpoints"
     with output.working(), training_in(checkpoints, afresh=overwrite):
@@ -171,5 +187,6 @@ def finetune(
         precision=options.unless(precision, "auto"),
         max_length=options.unless(max_length, 128),
     )
-    show_finetuned(output, result, folder, described)
+    added = None if store is None else (sora.module.id, store.path)
+    show_finetuned(output, result, folder, described, added)
     sparsity.show(output, sora, picture)

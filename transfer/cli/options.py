@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,10 +124,17 @@ def zoos(folder: Path | None) -> list[Zoo]:
     return [own] if own.path.resolve() == starter.path.resolve() else [own, starter]
 
 
-def open_zoo(folder: Path | None) -> ZooView:
-    """The user's zoo and the starter zoo, searched as one."""
+def open_zoo(folder: Path | None, new: bool = False) -> ZooView:
+    """The user's zoo and the starter zoo, searched as one.
+
+    Args:
+        folder: What the user named; None is the default place, which need not be there yet.
+        new: The command may make the folder; else a line says that it is not there.
+    """
     from zoo import ZooView
 
+    if folder is not None and not new and not folder.expanduser().is_dir():
+        print(f"note: there is no zoo {folder}; only the starter zoo is searched", file=sys.stderr)
     return ZooView(zoos(folder))
 
 

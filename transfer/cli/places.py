@@ -57,6 +57,25 @@ def training_in(checkpoints: Path, afresh: bool) -> Iterator[None]:
                 shutil.rmtree(checkpoints, ignore_errors=True)  # nothing that a later run could go on from
 
 
+def check_file(path: Path, reads: Path, overwrite: bool) -> None:
+    """Refuse to write over what is read, over a device, or over a file that is there unless it may be.
+
+    Raises:
+        ConfigError: one of these. PathError: as `check_writable`.
+    """
+    from transfer.errors import ConfigError
+
+    check_writable(path, folder=False)
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ConfigError(f"{path} is no file", hint="leave out --out: answers go to standard output")
+    if os.path.samefile(path, reads):
+        raise ConfigError(f"{path} is the file that is read", hint="another --out")
+    if not overwrite:
+        raise ConfigError(f"{path} is there already", hint="--overwrite, or another --out")
+
+
 def check_writable(path: Path, option: str = "--out", folder: bool = True) -> None:
     """Refuse a path that nothing can be written at.
 

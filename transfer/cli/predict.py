@@ -9,7 +9,7 @@ import typer
 
 from transfer.cli import options
 from transfer.cli.output import Output
-from transfer.cli.places import check_writable, expanded
+from transfer.cli.places import check_file, expanded
 
 EXAMPLES = """\b
 Examples:
@@ -30,6 +30,7 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", callback=expanded, help="File of the answers (.jsonl); else printed.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Take the place of a file that is there.")] = False,
     zoo: options.ZooFolder = None,
     input_column: options.InputColumn = None,
     choices: options.Choices = None,
@@ -53,16 +54,18 @@ def predict(
         raise ConfigError("--delta and --delta-column exclude each other", hint="leave out one of them")
     output = Output(as_json=as_json, quiet=quiet)
     if out is not None:
-        check_writable(out, folder=False)
+        check_file(out, file, overwrite)
+    opened = options.open_zoo(zoo)
+    starts = {} if delta is None else {delta: load_start(delta, opened)}
     rows, fields, notes, names = load_rows(
         file,
         input_column=input_column,
         choices=options.split_choices(choices),
         template=template,
         delta_column=delta_column,
+        trained="" if delta is None else starts[delta].template,
     )
-    opened = options.open_zoo(zoo)
-    starts = {name: load_start(name, opened) for name in dict.fromkeys([delta, *names]) if name is not None}
+    starts |= {name: load_start(name, opened) for name in dict.fromkeys(names) if name is not None}
     answering = [None if name is None else starts[name] for name in names] if delta_column is not None else None
     for note in notes:
         output.aside(f"note: {note}")  # the answers have standard output to themselves
@@ -86,7 +89,8 @@ def predict(
         from zoo.files import write_whole
 
         write_whole(
-            out, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines).encode()
+            out.resolve(),  # of a link the file that it leads to
+            "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines).encode(),
         )
         output.json({"rows": len(lines), "out": str(out)})
         output.say(f"{len(lines)} answers in {out}")

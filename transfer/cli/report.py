@@ -123,8 +123,10 @@ def _share(weight: float) -> str:
     return f"{weight:.2f}" if weight >= 0.01 else "<0.01"
 
 
-def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str) -> None:
-    """How training went on dev, what came out on test, and where it is."""
+def show_finetuned(
+    output: Output, result: Finetuned, folder: Path, target: str, added: tuple[str, Path] | None = None
+) -> None:
+    """How training went on dev, what came out on test, and where it is; `added` is an id and the zoo it is in."""
     from transfer.cards import ingredients, taken_from
 
     tuned = result.tuned
@@ -132,6 +134,7 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str)
         {
             "folder": str(folder),
             "module": result.module.id,
+            "added": None if added is None else {"id": added[0], "zoo": str(added[1])},
             "start": result.start,
             "history": tuned.history,
             "best_step": tuned.best_step,
@@ -158,7 +161,8 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str)
             ],
             flexible="tuned from",
         )
-        output.say("calibrated: dev loss after one factor on all scores; it chooses the step")
+        chooses = "" if result.kept["name"] == "last" else "; it chooses the step"
+        output.say(f"calibrated: dev loss after one factor on all scores{chooses}")
     for step in diverged(tuned.history):
         output.say(
             f"training diverged after step {step}: the dev loss is no number from there on; "
@@ -173,6 +177,8 @@ def show_finetuned(output: Output, result: Finetuned, folder: Path, target: str)
     begun = taken_from(result.start, result.kept)
     output.say(f"{result.after.split} after tuning from {begun}: {summary(result.after)}", style="bold")
     output.path(f"saved to {folder} as {result.module.id}")
+    if added is not None:
+        output.path(f"added to {added[1]} as {added[0]}")
     output.say("next:")
     output.command(f"transfer evaluate {target} --delta {shlex.quote(str(folder))}")
     if output.quiet:

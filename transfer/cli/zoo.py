@@ -45,11 +45,12 @@ def ls(
 
     output = Output(as_json=as_json, quiet=quiet)
     named = None if backbone is None else without_folders(backbone)
-    found = options.open_zoo(zoo).find(task=task, method=method, backbone=named, category=category)
+    view = options.open_zoo(zoo)
+    found = view.find(task=task, method=method, backbone=named, category=category)
     output.json([_facts(module) for module in found])
     if not found:
         asked = {"task": task, "method": method, "backbone": named, "category": category}
-        for line in _lacking(options.open_zoo(zoo).entries(), asked):
+        for line in _lacking(view.entries(), asked):
             output.say(line)
     rows = []
     for module in found:
@@ -160,7 +161,7 @@ def build(
         bool, typer.Option("--any-licence", "--any-license", help="Also tasks whose licence forbids commercial use.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Processes; else 1 with a GPU, up to 4 without.")
+        int | None, typer.Option("--workers", min=1, help="Processes; else 1 with a GPU, up to 4 without.")
     ] = None,
     backbone: options.BackboneName = "embedded",
     kind: options.Kind = "auto",
@@ -198,6 +199,12 @@ def build(
     if quiet:
         for module_id in built.kept:
             output.result(module_id)
+    if not built.records:
+        from transfer.errors import DataError
+
+        name, why = next(iter(built.left_out.items()))
+        hint = f"{out / 'build.json'} has all reasons"
+        raise DataError("no task could be trained on", found=f"{name}: {why}", hint=hint)
 
 
 @app.command("verify", epilog="Example:  transfer zoo verify --zoo ./my-zoo")
@@ -233,6 +240,7 @@ def rm(
     """Remove modules from your zoo; the starter zoo stays as it is."""
     output = Output(as_json=as_json, quiet=quiet)
     store = _own(zoo)
+    modules = list(dict.fromkeys(modules))
     for module in modules:  # all of them, before the first is gone
         store.check_there(module)
     for module in modules:

@@ -237,6 +237,8 @@ def choose_start(
     made = maker.make(best, task)
     compared = found.against_scratch(best)
     ours, theirs = (found.runners[name].losses[found.steps] for name in (best, SCRATCH))
+    if not found.steps and compared["outcome"] == "helps":  # anything beats the fresh module before a tune
+        compared["outcome"] = "unclear"
     verdict = Verdict(
         **compared,
         best_of=len(found.measured),

@@ -41,7 +41,7 @@ def choose_rule(
         raise DeltaError(
             f"{rule.name!r} cannot merge {others[0].card.method} modules such as {others[0].id!r}",
             found=f"it takes {', '.join(sorted(rule.methods or ()))}",
-            hint="how='linear' takes every method",
+            hint="--merge linear takes every method",
         )
     return rule, None if why is None else f"merged by svd, the sum of products B A cut to a rank: {why}"
 

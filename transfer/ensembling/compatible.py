@@ -125,7 +125,7 @@ def remark_on_starts(modules: Sequence[Module]) -> list[str]:
     for module in modules:
         by_start.setdefault(starts.of(module), []).append(module)
     unknown = by_start.pop(None, [])
-    instead = "; how='svd' sums their products instead" if modules[0].card.method == "lora" else ""
+    instead = "; --merge svd sums their products instead" if modules[0].card.method == "lora" else ""
     if len(by_start) > 1:
         fewest = min(by_start.values(), key=len)
         return [

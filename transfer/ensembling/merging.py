@@ -79,7 +79,7 @@ def _check_signs(how: str, modules: list[Module], weights: Weights) -> None:
         if (weights.row(module.id) < 0).any():
             raise DeltaError(
                 f"{how!r} takes weights of at least 0, and that of {module.id!r} is {weights.row(module.id).min():.6g}",
-                hint="how='svd' takes any for LoRA, how='task-arithmetic' for modules with a shared start",
+                hint="--merge svd takes any for LoRA, --merge task-arithmetic for modules with a shared start",
             )
 
 

@@ -59,7 +59,7 @@ class Products:
                     raise DeltaError(
                         f"{module.id!r} cannot be merged by its products: it has {name}={value!r}",
                         found="what it does to the weights is not scale * B A alone",
-                        hint=f"how='linear' among modules of its kind; or leave it out: --exclude {module.id}",
+                        hint=f"--merge linear among modules of its kind; or leave it out: --exclude {module.id}",
                     )
             method = method_of(module)
             assert isinstance(method, LoRA)

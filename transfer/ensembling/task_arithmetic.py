@@ -60,7 +60,9 @@ def shared_start(modules: Sequence[Module], how: str) -> dict[str, Tensor]:
         DeltaError: they differ in settings, or in their starts; names the modules.
     """
     check_alike(modules)
-    instead = "how='svd' and how='knots' need none" if modules[0].card.method == "lora" else "how='linear' needs none"
+    instead = (
+        "--merge svd and --merge knots need none" if modules[0].card.method == "lora" else "--merge linear needs none"
+    )
     check_one_start(modules, f"and {how!r} merges changes from the start that all share", instead)
     start = modules[0].start(torch.float32)
     assert start is not None

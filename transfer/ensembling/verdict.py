@@ -55,7 +55,8 @@ class Verdict:
     @property
     def text(self) -> str:
         """One paragraph for the user."""
-        said = f"{_MEANS[self.outcome]} after {self.steps} steps: {self._evidence()}"
+        when = f"after {self.steps} steps" if self.steps else "after a tune, which there was no time for; as it is"
+        said = f"{_MEANS[self.outcome]} {when}: {self._evidence()}"
         if self.outcome == "hurts":
             said += "; scratch is kept in its place"
         if self.licences and self.outcome != "hurts":

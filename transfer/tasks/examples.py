@@ -27,6 +27,7 @@ class Examples:
     rows: Mapping[str, Rows]
     notes: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
+    template: str = ""  # what builds an input from columns
 
 
 def build(tables: Mapping[str, Table], columns: Columns, kind: Kind | None = None) -> Examples:
@@ -67,7 +68,8 @@ def build(tables: Mapping[str, Table], columns: Columns, kind: Kind | None = Non
         made = _own_choices(tables, inputs, columns, kind, notes)
     else:
         made = _fixed_choices(tables, inputs, columns, notes)
-    return replace(made, marks=template_of(columns).marks)
+    template = template_of(columns)
+    return replace(made, marks=template.marks, template=str(template))
 
 
 def looks_like_answers(tables: Mapping[str, Table], column: str) -> bool:

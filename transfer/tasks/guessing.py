@@ -104,12 +104,15 @@ def complete_unlabelled(columns: Columns, table: Table) -> tuple[Columns, list[s
 
 
 def _label_there(table: Table, plain: Mapping[str, str], columns: Columns) -> str | None:
-    """The column that `complete` takes for the label; None where it is the only input, or holds none of the choices."""
+    """The column that `complete` takes for the label; None where it holds none of the choices.
+
+    None too where it is the only column there is and one of the names that inputs have.
+    """
     try:
         label = _guess_label(table, plain, columns)
     except DataError:
         return None
-    if not any(_candidates(table, replace(columns, label=label))):
+    if _key(label) in _MARKS and not any(_candidates(table, replace(columns, label=label))):
         return None
     answers = {choice.casefold() for choice in columns.choices or ()}
     if answers and _key(label) in _MARKS and not answers & {str(v).strip().casefold() for v in table.columns[label]}:
@@ -213,6 +216,7 @@ def _candidates(table: Table, columns: Columns) -> tuple[list[str], list[str]]:
 def _guess_input(table: Table, columns: Columns) -> dict[str, Any]:
     if "input" in table.columns:
         return {"inputs": ("input",)}
+    _refuse_mixed(table, columns)
     known, rest = _candidates(table, columns)
     if known:
         order = list(_MARKS)
@@ -231,6 +235,20 @@ def _guess_input(table: Table, columns: Columns) -> dict[str, Any]:
         found=f"columns {', '.join(repr(name) for name in names)}",
         hint=f"--input-column NAME, or --template '{shown}'",
     )
+
+
+def _refuse_mixed(table: Table, columns: Columns) -> None:
+    """A column that is called like an input and holds texts and other things is not passed over: DataError."""
+    for name in table.columns:
+        if _key(name) in _MARKS and name not in (columns.label, columns.output, *columns.choice_columns):
+            values = table.columns[name]
+            odd = next((row for row, v in enumerate(values) if v is not None and not isinstance(v, str | list)), None)
+            if odd is not None and any(isinstance(value, str) and not _is_number(value) for value in values):
+                raise table.error(
+                    odd,
+                    f"{name!r} is a {type(values[odd]).__name__} where text should be",
+                    hint="--input-column NAME takes another column",
+                )
 
 
 def _holds_text(values: Sequence[Any]) -> bool:

@@ -77,6 +77,7 @@ def load_task(
         license=found.facts.license or "unknown",
         provenance=found.facts.provenance or "",
         fields=fields,
+        template=built.template,
         notes=(*found.notes, *built.notes, *notes, *drawn),
         examples=examples,
         seed=seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from collections import defaultdict
@@ -52,6 +53,8 @@ def divide(rows: Rows, shares: Sequence[float], seed: int = SPLIT_SEED, fields: 
     """Divide rows into parts with about the same mix of labels; each part's indices keep the order of the rows.
 
     Rows with the same input (but for case and punctuation) go into one part, so no part gives another's answers away.
+    The place of a row in the file decides where it goes: how the labels are called or ordered does not, nor how an
+    input is built, so what was trained on with other choices or another template is not tested on.
 
     Args:
         rows: At least as many different inputs as there are shares.
@@ -68,18 +71,21 @@ def divide(rows: Rows, shares: Sequence[float], seed: int = SPLIT_SEED, fields: 
         groups[text if bare == wordless else bare].append(index)
     if len(groups) < len(shares):
         raise ValueError(f"{len(groups)} different inputs cannot be divided into {len(shares)} parts")
-    by_label: dict[int, list[list[int]]] = defaultdict(list)
+    by_label: dict[int, list[tuple[float, list[int]]]] = defaultdict(list)
     for members in groups.values():
-        by_label[0 if rows.labels is None else rows.labels[members[0]]].append(members)
-    generator = random.Random(f"{seed} split")
-    placed: list[tuple[float, list[int]]] = []
-    for label in sorted(by_label):
-        members_of = by_label[label]
-        generator.shuffle(members_of)
-        offset = generator.random()
-        placed += [((i + offset) / len(members_of), members) for i, members in enumerate(members_of)]
-    placed.sort(key=lambda pair: pair[0])
-    return _cut([members for _, members in placed], shares)
+        label = 0 if rows.labels is None else rows.labels[members[0]]
+        by_label[label].append((_drawn(f"{seed} split {members[0]}"), members))
+    placed: list[tuple[float, float, list[int]]] = []
+    for group in by_label.values():
+        group.sort()
+        offset = _drawn(f"{seed} offset {group[0][0]}")
+        placed += [((i + offset) / len(group), drawn, members) for i, (drawn, members) in enumerate(group)]
+    return _cut([members for _, _, members in sorted(placed)], shares)
+
+
+def _drawn(text: str) -> float:
+    """A number in [0, 1) that looks random, the same for the same text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
 
 
 def _cut(groups: list[list[int]], shares: Sequence[float]) -> list[list[int]]:

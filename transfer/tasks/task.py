@@ -35,6 +35,7 @@ class Task:
     license: str = "unknown"
     provenance: str = ""  # where the data was first published, in its own words
     fields: tuple[str, ...] = ()  # `name:` marks that every training row has, in order
+    template: str = ""  # how inputs were built from columns, told or guessed; empty where the rows were given
     notes: tuple[str, ...] = ()  # lines to tell the user
     examples: int | None = None  # the N that was asked for; None is all there is
     seed: int = 0

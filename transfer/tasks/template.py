@@ -14,7 +14,7 @@ from transfer.tasks.table import Table
 
 @dataclass(frozen=True)
 class Template:
-    """Text with column names in braces; `{{` and `}}` are braces.
+    """Text with column names in braces; `{{` and `}}` are braces. `str` gives what `parse` reads.
 
     >>> Template.parse("question: {q} context: {p}").columns
     ('q', 'p')
@@ -60,6 +60,13 @@ class Template:
         """The names before its columns: "question" and "context" of the example above."""
         names = (re.search(r"([^:\s][^:]*):\s*$", literal) for literal, column in self.parts if column is not None)
         return tuple(name[1].strip() for name in names if name)
+
+    def __str__(self) -> str:
+        pieces = []
+        for literal, column in self.parts:
+            text = literal.replace("{", "{{").replace("}", "}}")
+            pieces.append(text if column is None else f"{text}{{{column}}}")
+        return "".join(pieces)
 
     def fill(
         self, table: Table, rewrite: Mapping[str, Mapping[str, str]] | None = None, limit: int | None = None

@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transfer.errors import ConfigError
 from transfer.tasks.columns import Columns
 from transfer.tasks.examples import choice_lists, input_texts
 from transfer.tasks.fields import find_fields
 from transfer.tasks.guessing import complete_unlabelled, template_of
 from transfer.tasks.readers import read
+from transfer.tasks.table import Table
+from transfer.tasks.template import Template
 
 
 class Rows(NamedTuple):
@@ -32,6 +35,7 @@ def load_rows(
     choices: Sequence[str] | None = None,
     template: str | None = None,
     delta_column: str | None = None,
+    trained: str = "",
 ) -> Rows:
     """Read rows to be answered: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file; labels in it are passed over.
 
@@ -40,6 +44,8 @@ def load_rows(
         choices: The answers, the same for every row; None takes each row's own, if the file has them.
         template: As for `load_task`.
         delta_column: Column that names the delta of each row; it is no input then.
+        trained: Template of the inputs that a delta was trained with: where nothing else is told and the file has its
+            columns, inputs are built by it.
 
     Returns:
         One dict per row in the order of the file, with `input` and, unless answers are to be written freely,
@@ -55,8 +61,12 @@ def load_rows(
         named = table.need(delta_column, hint="--delta-column names the column that says which delta answers a row")
         deltas = tuple(None if name is None or not str(name).strip() else str(name).strip() for name in named)
         table = replace(table, columns={name: column for name, column in table.columns.items() if name != delta_column})
+    if input_column is None and template is None and trained and _has_columns(table, trained):
+        template = trained
     columns, guessed = complete_unlabelled(Columns.from_arguments(input_column, None, choices, template), table)
     notes = (*table.notes, *guessed)
+    if trained and str(template_of(columns)) != trained:
+        notes = (*notes, f"the delta was trained on inputs like '{trained}', not '{template_of(columns)}'")
     inputs: list[str] = []
     for row, text in enumerate(input_texts(table, columns)):
         if text is None:
@@ -71,3 +81,10 @@ def load_rows(
         rows = [{"input": text, "choices": some} for text, some in zip(inputs, own, strict=True)]
         return Rows(rows, fields, notes, deltas)
     return Rows([{"input": text} for text in inputs], fields, notes, deltas)
+
+
+def _has_columns(table: Table, template: str) -> bool:
+    try:
+        return set(Template.parse(template).columns) <= set(table.columns)
+    except ConfigError:  # a card by others may say anything
+        return False

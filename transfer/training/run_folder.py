@@ -59,9 +59,18 @@ def check_same_run(folder: Path, run: Mapping[str, Any]) -> None:
         other = sorted(name for name in mine if not isinstance(theirs, dict) or theirs.get(name) != mine[name])
         raise ConfigError(
             f"{folder} holds another run",
-            found=f"it differs in {', '.join(other)}" if other else None,
-            hint=f"another folder, or delete {folder} to begin again",
+            found="; ".join(_difference(name, theirs, mine) for name in other) if theirs else None,
+            hint=f"--overwrite begins again; or another folder, or delete {folder}",
         )
+
+
+def _difference(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+    """In what a part of a run's note is another: its settings one by one, the rest by name."""
+    before, now = theirs.get(name), mine[name]
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return f"it differs in {name}"
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return f"it differs in {name}: " + ", ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in changed)
 
 
 def forget(folder: Path) -> None:

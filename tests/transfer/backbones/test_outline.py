@@ -6,6 +6,7 @@ import architectures
 import pytest
 import tiny
 
+from transfer.backbones import load_backbone
 from transfer.backbones.outline import build_outline, load_outline
 from transfer.errors import BackboneError, ConfigError, UnknownNameError
 
@@ -55,3 +56,11 @@ def test_what_has_no_configuration_is_explained(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "nothing-known"}')
     with pytest.raises(BackboneError, match="cannot read the configuration"):
         load_outline(tmp_path)
+
+
+def test_a_configuration_with_a_field_of_the_wrong_kind_is_explained(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": "x"}')
+    with pytest.raises(BackboneError, match="cannot read the configuration"):
+        load_outline(tmp_path)
+    with pytest.raises(BackboneError, match="cannot load backbone"):
+        load_backbone(str(tmp_path))

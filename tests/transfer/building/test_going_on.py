@@ -13,7 +13,7 @@ from small_tasks import by_chance, sentiment, write_task
 from test_judging import record
 
 from transfer.backbones import load_backbone
-from transfer.building import build, build_zoo, source, work
+from transfer.building import BuildSettings, build, build_zoo, source, work
 from transfer.building.choosing import choose
 from transfer.building.records import Built, Records
 from transfer.building.source import shared_start
@@ -303,3 +303,29 @@ def test_workers_by_default(monkeypatch, gpu, cores, workers):
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     assert build.default_workers() == workers
+
+
+# The report ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_build_of_some_tasks_keeps_what_the_report_says_of_the_others(tasks, copied, settings, in_process):
+    before = json.loads((copied / "build.json").read_text())
+    built(tasks, copied, settings, only=["chance"])
+    after = json.loads((copied / "build.json").read_text())
+    assert after["kept"] == before["kept"]
+    assert after["left_out"] == before["left_out"]
+    assert after["empty_categories"] == before["empty_categories"]
+    order = lambda rows: sorted(rows, key=lambda row: (row["task"], row["method"]))  # noqa: E731
+    assert order(after["results"]) == order(before["results"])
+
+
+def test_without_a_task_to_train_on_no_backbone_is_loaded(tmp_path, settings, monkeypatch):
+    monkeypatch.setattr(build, "ProcessPoolExecutor", lambda *a, **k: pytest.fail("workers were begun"))
+    write_task(tmp_path / "tasks" / "Bad Name", sentiment)
+    result, _ = built(tmp_path / "tasks", tmp_path / "out", settings)
+    assert result.records == []
+    assert list(json.loads((tmp_path / "out" / "build.json").read_text())["left_out"]) == ["Bad Name"]
+
+
+def test_a_method_that_is_named_twice_is_built_once():
+    assert BuildSettings(methods=("lora", "adapter", "lora")).methods == ("lora", "adapter")

@@ -7,7 +7,7 @@ import json
 import pytest
 from zoo_toys import card_of, module_of, tensors_of
 
-from zoo import Module
+from zoo import Module, Zoo
 from zoo.writing import save_module
 
 COLUMNS = ("--input-column", "review", "--label-column", "verdict", "--choices", "bad,good")
@@ -176,3 +176,63 @@ def test_what_cannot_be_compared_is_told(transfer, tmp_path):
     assert "nowhere" in missing.err
     assert "Traceback" not in missing.err
     assert transfer("compare").code == 2
+
+
+def test_where_a_result_was_added_is_said(finetune, tmp_path):
+    ran = finetune("--add")
+    assert ran.code == 0, ran.err
+    assert "note: there is no zoo" not in ran.err  # it is made
+    (added,) = Zoo(tmp_path / "zoo").ids()
+    assert f"added to {tmp_path / 'zoo'} as {added}" in ran.out
+    told = json.loads(finetune("--add", "--overwrite", "--json").out)
+    assert told["added"] == {"id": added, "zoo": str(tmp_path / "zoo")}
+    assert json.loads(finetune("--overwrite", "--json").out)["added"] is None
+
+
+def test_predict_builds_inputs_as_they_were_trained(finetune, transfer, backbone_folder, tmp_path):
+    """The guess would put a mark before the text, which training did not see here."""
+    assert finetune().code == 0
+    assert Module.load(tmp_path / "tuned").card.data["template"] == "{review}"
+    path = tmp_path / "new.csv"
+    path.write_text("review\na warm film\n")
+    common = ("--file", path, "--delta", tmp_path / "tuned", "--backbone", backbone_folder("bert"), "--json")
+    as_trained, told, guessed = (
+        transfer("predict", *common, *more)
+        for more in ((), ("--input-column", "review"), ("--template", "text: {review}"))
+    )
+    assert as_trained.code == 0, as_trained.err
+    assert json.loads(as_trained.out) == json.loads(told.out)
+    assert json.loads(guessed.out)[0]["probabilities"] != json.loads(told.out)[0]["probabilities"]
+
+
+def test_answers_take_the_place_of_nothing_unasked(transfer, backbone_folder, tmp_path):
+    path, out = tmp_path / "new.csv", tmp_path / "answers.jsonl"
+    path.write_text("text\na warm film\n")
+    common = ("predict", "--file", path, "--choices", "bad,good", "--backbone", backbone_folder("bert"))
+    over = transfer(*common, "--out", path, "--overwrite")
+    assert (over.code, path.read_text()) == (1, "text\na warm film\n")
+    assert "is the file that is read" in over.err
+    out.write_text("mine")
+    there = transfer(*common, "--out", out)
+    assert (there.code, out.read_text()) == (1, "mine")
+    assert "--overwrite" in there.err
+    device = transfer(*common, "--out", "/dev/null", "--overwrite")
+    assert device.code == 1
+    assert "/dev/null is no file" in device.err
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(out)
+    assert transfer(*common, "--out", link, "--overwrite").code == 0
+    assert link.is_symlink()
+    assert json.loads(out.read_text())["answer"] in ("bad", "good")
+
+
+def test_a_wrong_setting_is_refused_before_anything_is_read(transfer, tmp_path):
+    for words, said in (
+        (("--steps", 0), "steps must be at least 1"),
+        (("--lr", -1), "learning_rate must be"),
+        (("--method", "loar"), "lora"),
+    ):
+        ran = transfer("finetune", "--target", tmp_path / "no such.csv", *words)
+        assert ran.code == 1
+        assert said in ran.err
+        assert "no such.csv" not in ran.err

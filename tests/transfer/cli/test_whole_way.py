@@ -103,7 +103,9 @@ def test_no_module_for_this_backbone_ends_with_the_build_command(transfer, backb
     backbone = backbone_folder("bert")
     ran = transfer("init", "--target", reviews_csv, *COLUMNS, "--backbone", backbone, "--zoo", tmp_path / "none")
     assert ran.code == 1
-    assert ran.err.startswith("error: no 'lora' module for backbone")
+    first, rest = ran.err.split("\n", 1)
+    assert first == f"note: there is no zoo {tmp_path / 'none'}; only the starter zoo is searched"
+    assert rest.startswith("error: no 'lora' module for backbone")
     assert f"transfer zoo build --backbone {backbone}" in ran.err
     assert "Traceback" not in ran.err
 

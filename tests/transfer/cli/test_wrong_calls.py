@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from transfer.cli.places import check_writable, training_in
 from transfer.errors import ConfigError
 from zoo.errors import PathError
+
+COLUMNS = ("--input-column", "review", "--label-column", "verdict")
 
 
 @pytest.mark.parametrize(
@@ -130,3 +135,58 @@ def test_two_trainings_do_not_share_a_folder(tmp_path):
     with training_in(tmp_path / "x", afresh=True):
         assert [path.name for path in (tmp_path / "x").iterdir()] == [".lock"]
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--how", "uniform", "--temperature", 0.1), "temperature=0.1 has no part for --weighting uniform"),
+        (("--how", "best", "--temperature", 5), "temperature=5.0 has no part for --weighting best"),
+        (("--how", "best", "--top-k", 5), "top_k=5 has no part for --weighting best"),
+        (("--no-guard", "--guard-steps", 7), "guard_steps=7 has no part without the guard"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(words, said, transfer, tmp_path, monkeypatch):
+    monkeypatch.setattr("transfer.cli.options.read_task", None)
+    ran = transfer("init", "--target", "boolq", "--out", tmp_path / "out", *words)
+    assert ran.code == 1
+    assert said in ran.err
+
+
+def test_an_interrupt_that_a_library_takes_for_a_missing_module_is_one(monkeypatch, capsys):
+    from transfer.cli import app
+
+    def importing(**_):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise ModuleNotFoundError("Could not import module 'TrainerState'") from error
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        monkeypatch.setattr(app, "app", importing)
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        assert ended.value.code == 130
+        assert capsys.readouterr().err == "interrupted\n"
+
+        def missing(**_):
+            raise ModuleNotFoundError("no module named 'nothing'")
+
+        monkeypatch.setattr(app, "app", missing)
+        with pytest.raises(ModuleNotFoundError, match="nothing"):
+            app.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_output_that_is_not_utf8_loses_nothing(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("review,verdict\n" + "".join(f"ein Café {n},{('gut', 'öde')[n % 2]}\n" for n in range(40)))
+    words = [sys.executable, "-c", "from transfer.cli.app import main; main()", "tasks", "show", str(path)]
+    told = (*COLUMNS[:4], "--choices", "gut,öde")
+    ran = subprocess.run(
+        [*words, *told], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert r"Caf\xe9" in ran.stdout

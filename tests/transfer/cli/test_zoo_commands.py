@@ -162,3 +162,32 @@ def test_settings_that_no_method_takes_are_found(transfer, tmp_path):
     ran = transfer("zoo", "verify", "--zoo", zoo.path)
     assert ran.code == 1
     assert f"modules/{module.id}: the settings of module '{module.id}' cannot be used" in " ".join(ran.out.split())
+
+
+def test_an_id_that_is_named_twice_is_removed_once(transfer, own):
+    zoo, where = own
+    first = zoo.ids()[0]
+    ran = transfer("zoo", "rm", first, first, *where, "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out) == {"removed": [first]}
+    assert first not in zoo.ids()
+
+
+def test_a_zoo_that_is_not_there_is_said(transfer, tmp_path):
+    ran = transfer("zoo", "ls", "--zoo", tmp_path / "typo", "--json")
+    assert ran.code == 0
+    assert ran.err == f"note: there is no zoo {tmp_path / 'typo'}; only the starter zoo is searched\n"
+    assert len(json.loads(ran.out)) == len(Zoo.starter())
+    nothing = transfer("zoo", "ls", "--zoo", tmp_path / "typo", "--task", "none")
+    assert nothing.err.count("note:") == 1
+
+
+def test_a_build_of_nothing_is_an_error_with_the_reason(transfer, tmp_path):
+    task = tmp_path / "tasks" / "films"
+    task.mkdir(parents=True)
+    (task / "task.json").write_text(json.dumps({"name": "films", "license": "CC BY-NC 4.0"}))
+    (task / "train.jsonl").write_text(json.dumps({"input": "a", "choices": ["b", "c"], "label": 0}) + "\n")
+    ran = transfer("zoo", "build", "--tasks", tmp_path / "tasks", "--out", tmp_path / "zoo")
+    assert ran.code == 1
+    assert "films: its licence forbids commercial use" in ran.err
+    assert (tmp_path / "zoo" / "build.json").is_file()

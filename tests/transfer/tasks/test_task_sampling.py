@@ -82,3 +82,13 @@ def test_texts_of_symbols_alone_are_told_apart(opening, fields):
 def test_too_few_different_rows_cannot_be_divided():
     with pytest.raises(ValueError, match="1 different inputs"):
         divide(Rows(["a"] * 10, [["a", "b"]] * 10, [0] * 10), [0.8, 0.1, 0.1])
+
+
+def test_what_decides_the_parts_is_neither_the_labels_order_nor_how_inputs_are_built():
+    rows = make(60, [i % 3 for i in range(60)])
+    parts = divide(rows, [0.8, 0.1, 0.1])
+    turned = Rows(rows.inputs, rows.choices, [2 - label for label in rows.labels])
+    assert divide(turned, [0.8, 0.1, 0.1]) == parts
+    marked = Rows([f"review: {text}" for text in rows.inputs], rows.choices, rows.labels)
+    assert divide(marked, [0.8, 0.1, 0.1], fields=("review",)) == parts
+    assert divide(rows, [0.8, 0.1, 0.1], seed=1) != parts

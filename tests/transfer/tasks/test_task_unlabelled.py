@@ -97,3 +97,38 @@ def test_a_column_with_a_labels_name_is_the_input_where_it_is_the_only_one(tmp_p
     path = tmp_path / "new.csv"
     path.write_text("id,topic\n1,films\n")
     assert load_rows(path).rows == [{"input": "topic: films"}]
+
+
+def test_inputs_are_built_as_a_delta_was_trained_where_the_file_has_the_columns(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("id,review\n1,fine\n")
+    assert load_rows(path, choices="bad,good").rows[0]["input"] == "text: fine"
+    found = load_rows(path, choices="bad,good", trained="{review}")
+    assert found.rows[0]["input"] == "fine"
+    assert found.notes == ()
+    told = load_rows(path, choices="bad,good", template="film: {review}", trained="{review}")
+    assert told.rows[0]["input"] == "film: fine"
+    assert told.notes == ("the delta was trained on inputs like '{review}', not 'film: {review}'",)
+    other = load_rows(path, choices="bad,good", trained="question: {q}")  # it has no such column
+    assert other.rows[0]["input"] == "text: fine"
+    assert "the delta was trained on inputs like 'question: {q}', not 'text: {review}'" in other.notes
+    assert load_rows(path, choices="bad,good", trained="{broken").rows[0]["input"] == "text: fine"
+
+
+@pytest.mark.parametrize("bad", [3, {"de": "gut"}])
+def test_a_column_of_texts_with_something_else_in_it_is_not_passed_over(tmp_path, bad):
+    path = tmp_path / "new.jsonl"
+    rows = [{"text": "fine film", "answer": "yes", "note": "aa"}, {"text": bad, "answer": "no", "note": "bb"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"new.jsonl, line 2: 'text' is a (int|dict) where text should be"):
+        load_rows(path, choices="no,yes")
+    assert load_rows(path, choices="no,yes", input_column="note").rows[1]["input"] == "bb"
+
+
+def test_a_label_is_no_input_even_where_there_is_nothing_else(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("id,label\n1,good\n2,bad\n")
+    with pytest.raises(DataError, match="no column is obviously the input"):
+        load_rows(path, choices="bad,good")
+    path.write_text("topic\nthe sea\n")  # a name of inputs, too
+    assert load_rows(path, choices="bad,good").rows[0]["input"] == "topic: the sea"
