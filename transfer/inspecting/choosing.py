@@ -59,6 +59,25 @@ def sizes_of(name: str) -> dict[str, int]:
     }
 
 
+def told_settings(method: DeltaMethod) -> tuple[dict[str, str], list[str]]:
+    """Settings beside the places that are not what they are by default: as text that `choose` reads, and those that no
+    text can say."""
+    told: dict[str, str] = {}
+    unsaid: list[str] = []
+    for field in dataclasses.fields(method):
+        value = getattr(method, field.name)
+        plain = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if field.name in (*_PLACES, "inputs", *method.derived) or value == plain:
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        text = text.lower() if isinstance(value, bool) else text
+        if _says(field, text, value):
+            told[field.name] = text
+        else:
+            unsaid.append(field.name)
+    return told, unsaid
+
+
 def with_pairs(method: DeltaMethod, first: DeltaMethod, model: nn.Module) -> DeltaMethod:
     """A method whose places are pairs, with those of `first` before its own; any other method as it is.
 
@@ -115,6 +134,13 @@ def _read(setting: str, text: str, field: dataclasses.Field[Any]) -> object:
         return read(text)
     except (ValueError, KeyError) as error:
         raise ConfigError(f"{setting} takes {said}, got {text!r}", hint=f"{setting}={field.default}") from error
+
+
+def _says(field: dataclasses.Field[Any], text: str, value: object) -> bool:
+    try:
+        return _read(field.name, text, field) == value
+    except ConfigError:
+        return False
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ const state = { whole: 1, method: "", sizes: {}, methods: {}, fits: new Set(), l
 const rows = new Map(); // list item -> its row
 let asked = 0; // number of the last question: answers to earlier ones are late
 let timer = 0;
+let choosing = 0; // methods whose places are being asked for
 
 function make(tag, className, text) {
   const element = document.createElement(tag);
@@ -222,8 +223,18 @@ function showSizes() {
 }
 
 async function choose(method, sizes, places) {
+  clearTimeout(timer);
   const number = ++asked;
-  const found = await ask("places", { method });
+  choosing += 1; // a click meanwhile must not take its answer away
+  let found;
+  try {
+    found = await ask("places", { method });
+  } catch (error) {
+    if (state.method) at("method").value = state.method;
+    throw error;
+  } finally {
+    choosing -= 1;
+  }
   if (number !== asked) return;
   state.method = method;
   state.sizes = { ...(sizes || state.methods[method]) };
@@ -240,6 +251,7 @@ async function choose(method, sizes, places) {
 function changed() {
   mark();
   clearTimeout(timer);
+  if (choosing) return; // what is chosen is counted when the answer is there
   timer = setTimeout(count, 60);
 }
 

@@ -12,11 +12,12 @@ from torch import nn
 from transfer.deltas import METHODS, structure
 from transfer.deltas.method import DeltaMethod
 from transfer.deltas.modules import embedding_features, named_modules
+from transfer.deltas.parallel_adapter import ParallelAdapter
 from transfer.deltas.tree import plan
 from transfer.deltas.tree_rows import Row, rows_of
 from transfer.deltas.tree_text import share, sizes, tied
 from transfer.errors import ConfigError, TransferError
-from transfer.inspecting.choosing import choose, fitting, sizes_of, with_pairs
+from transfer.inspecting.choosing import choose, fitting, sizes_of, told_settings, with_pairs
 from transfer.inspecting.naming import naming_settings
 
 LARGEST_SIZE = 1_000_000  # of a rank or a length; larger numbers of values cannot be counted
@@ -85,27 +86,55 @@ class Pages:
         if not places:
             nothing = {"parameters": 0, "share": share(0, 1), "places": 0, "python": "", "command": ""}
             return {**nothing, "where": [], "inputs": None}
-        named: dict[str, Any] = naming_settings(with_pairs(chosen, self.first, self.model), self.model, places)
-        n = sum(laid.size for laid in plan(dataclasses.replace(chosen, **named), self.model).values())
-        where, inputs = named["where"], named.get("inputs")
+        made = self._asked(method, settings, places)
+        if made is None:
+            named: dict[str, Any] = naming_settings(with_pairs(chosen, self.first, self.model), self.model, places)
+            begin = self._first_with(settings) if method == self.first.method else chosen
+            made = dataclasses.replace(begin, exclude=(), **named)
+        n = sum(laid.size for laid in plan(made, self.model).values())
+        inputs = getattr(made, "inputs", None)
         if inputs == getattr(chosen, "inputs", None):
             inputs = None  # the method's own, so they need not be said
-        told = {name: value for name, value in settings.items() if value != sizes_of(method)[name]}
+        told, unsaid = told_settings(made)
         words = ["transfer", "inspect", self.name, "--delta", method]
-        words += [word for name in where for word in ("--where", name)]
+        words += [word for name in made.where for word in ("--where", name)]
+        words += [word for name in made.exclude for word in ("--exclude", name)]
         words += [] if inputs is None else ["--set", f"inputs={','.join(inputs)}"]
-        words += [word for name, value in told.items() for word in ("--set", f"{name}={value}")]
-        keywords = [*(f"{name}={value}" for name, value in told.items()), f"where={where!r}"]
+        words += [word for name, text in told.items() for word in ("--set", f"{name}={text}")]
+        keywords = [*(f"{name}={getattr(made, name)!r}" for name in (*told, *unsaid)), f"where={made.where!r}"]
+        keywords += [f"exclude={made.exclude!r}"] if made.exclude else []
         keywords += [] if inputs is None else [f"inputs={inputs!r}"]
+        python_alone = f"  # {', '.join(unsaid)}: in Python alone" if unsaid else ""
         return {
             "parameters": n,
             "share": share(n, self.tree.counts.everything + n),
             "places": len(places),
-            "where": list(where),
+            "where": list(made.where),
             "inputs": None if inputs is None else list(inputs),
-            "python": f"{type(chosen).__name__}({', '.join(keywords)})",
-            "command": shlex.join(words),
+            "python": f"{type(made).__name__}({', '.join(keywords)})",
+            "command": shlex.join(words) + python_alone,
         }
+
+    def _first_with(self, settings: Mapping[str, int]) -> DeltaMethod:
+        """What was chosen at first, with other sizes, its places to be looked up."""
+        changes: dict[str, Any] = {**settings, "at": None, "parts": {}}
+        if isinstance(self.first, ParallelAdapter):
+            changes["input_places"] = None
+        return dataclasses.replace(self.first, **changes)
+
+    def _asked(self, method: str, settings: Mapping[str, int], places: Sequence[str]) -> DeltaMethod | None:
+        """What was chosen at first, in its own names, where the places are still the same; else None.
+
+        A name may mean a part of a fused layer, which the places do not tell.
+        """
+        if method != self.first.method:
+            return None
+        made = self._first_with(settings)
+        try:
+            here, first = made.fixed(self.model), self.first.fixed(self.model)
+        except TransferError:  # of a model without attention, say
+            return None
+        return made if set(here.at or ()) == set(places) and (here.at, here.parts) == (first.at, first.parts) else None
 
     def answer(self, question: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to what the page sends; each field is checked, since anything may send it.

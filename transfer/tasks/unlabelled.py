@@ -16,6 +16,8 @@ from transfer.tasks.readers import read
 from transfer.tasks.table import Table
 from transfer.tasks.template import Template
 
+READY = "{input}"  # a column that held the inputs as they are: how they were built it does not say
+
 
 class Rows(NamedTuple):
     """Rows to be answered, the fields that all inputs have, lines that tell what was guessed, and whose delta answers.
@@ -65,7 +67,7 @@ def load_rows(
         template = trained
     columns, guessed = complete_unlabelled(Columns.from_arguments(input_column, None, choices, template), table)
     notes = (*table.notes, *guessed)
-    if trained and str(template_of(columns)) != trained:
+    if trained not in ("", READY) and str(template_of(columns)) != trained:
         notes = (*notes, f"the delta was trained on inputs like '{trained}', not '{template_of(columns)}'")
     inputs: list[str] = []
     for row, text in enumerate(input_texts(table, columns)):

@@ -189,6 +189,41 @@ def test_what_is_copied_pairs_the_places_of_a_parallel_adapter_as_shown(arch):
     assert set(whole["where"]) == set(ParallelAdapter().where)
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_part_of_a_fused_layer_is_shown_and_copied_as_it_was_asked_for(stored):
+    model = tiny.tiny_model("gpt2").requires_grad_(False)
+    asked = LoRA(where=("attn.q",), rank=4)
+    first = LoRA.from_settings(asked.settings(model)) if stored else asked
+    pages = Pages(model, "tiny", first)
+    chosen = pages.begin()["chosen"]
+    answer = pages.count("lora", chosen["settings"], chosen["places"])
+    attached = asked.attach(model)
+    assert answer["parameters"] == attached.n_parameters
+    attached.detach()
+    assert eval(answer["python"], {"LoRA": LoRA}).fixed(model) == asked.fixed(model)
+    words = shlex.split(answer["command"])
+    assert words == ["transfer", "inspect", "tiny", "--delta", "lora", "--where", "attn.q", "--set", "rank=4"]
+    whole = pages.count("lora", chosen["settings"], chosen["places"][:1])  # other places: layers as a whole
+    assert whole["where"] == ["c_attn[0]"] or "c_attn" in whole["where"][0]
+
+
+def test_settings_that_are_no_sizes_are_kept_and_said(model):
+    first = choose("lora", settings={"alpha": "64", "dropout": "0.1"})
+    pages = Pages(model, "tiny", first)
+    places = pages.begin()["chosen"]["places"]
+    for some in (places, places[:1]):
+        answer = pages.count("lora", {"rank": 4}, some)
+        made = eval(answer["python"], {"LoRA": LoRA})
+        assert (made.rank, made.alpha, made.dropout) == (4, 64.0, 0.1)
+        words = shlex.split(answer["command"])
+        told = dict(value.split("=") for option, value in itertools.pairwise(words) if option == "--set")
+        assert choose("lora", made.where, settings=told) == made
+    ranked = Pages(model, "tiny", LoRA(ranks={"attn.q[0]": 2}))
+    answer = ranked.count("lora", {"rank": 8}, places)
+    assert "ranks={'attn.q[0]': 2}" in answer["python"]
+    assert answer["command"].endswith("  # ranks: in Python alone")
+
+
 def test_pairs_that_were_asked_for_go_before_the_method_s_own(model):
     asked = ParallelAdapter(where=("encoder.ff.w2", "encoder.attn.proj"), inputs=("encoder.attn.q", "encoder.attn.k"))
     for first in (asked, ParallelAdapter.from_settings(asked.settings(model))):  # as given, and as a card says it

@@ -112,6 +112,7 @@ def test_inputs_are_built_as_a_delta_was_trained_where_the_file_has_the_columns(
     other = load_rows(path, choices="bad,good", trained="question: {q}")  # it has no such column
     assert other.rows[0]["input"] == "text: fine"
     assert "the delta was trained on inputs like 'question: {q}', not 'text: {review}'" in other.notes
+    assert load_rows(path, choices="bad,good", trained="{input}").notes == ("input: text: {review}",)
     assert load_rows(path, choices="bad,good", trained="{broken").rows[0]["input"] == "text: fine"
 
 
