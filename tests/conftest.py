@@ -24,7 +24,7 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
     home = tmp_path_factory.mktemp("home")
     for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME", "HF_HOME"):
         os.environ[name] = str(home / name.lower())
-    for name in ("TRANSFER_ZOO", "TRANSFER_TASKS"):
+    for name in ("TRANSFER_ZOO", "TRANSFER_TASKS", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         os.environ.pop(name, None)
 
 

@@ -86,7 +86,7 @@ def from_matrix(matrix: Tensor, cut: Cut) -> Factors:
     else:
         rank = n if cut.rank is None else min(cut.rank, n)
     values, vectors = scipy.linalg.eigh(gram, subset_by_index=(n - rank, n - 1), check_finite=False)
-    side = torch.from_numpy(np.ascontiguousarray(vectors[:, ::-1]))  # (n, rank), largest first
+    side = torch.from_numpy(vectors[:, ::-1].copy())  # (n, rank), largest first
     other = m.T @ side if wide else m @ side  # columns of length s: singular vectors times their values
     s = other.norm(dim=0)
     s = torch.where(s > NOTHING * s.max(), s, 0.0)

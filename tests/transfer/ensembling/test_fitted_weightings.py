@@ -277,3 +277,27 @@ def test_a_search_that_keeps_nothing_hands_over_the_start(small_zoo):
 def test_options_of_a_merge_that_a_weighting_does_not_use_are_refused_before_any_work():
     with pytest.raises(ConfigError, match="'linear' has no option 'rank'"):
         InitConfig(how="learned", merge_options={"rank": 4})
+
+
+def test_with_no_time_at_all_the_closest_is_what_there_is(small_zoo):
+    pool = pool_of(small_zoo)
+    ((closest, _),) = pool.scores.top(1)
+    none = dataclasses.replace(QUICK, budget=1e-9, clusters=3)
+    greedy = fit_weights(pool, "greedy", none)
+    assert {module_id for module_id, weight in greedy.weights.items() if weight} == {closest}
+    cluster = fit_weights(pool, "cluster", none)
+    begin = dict(zip((module.id for module in pool.kept), pool.begin.tolist(), strict=True))
+    groups = [group["modules"] for group in cluster.about["clusters"]]
+    heaviest = max(groups, key=lambda group: np.mean([begin[module_id] for module_id in group]))
+    assert {module_id for module_id, weight in cluster.weights.items() if weight} == set(heaviest)
+
+
+def test_learned_stops_where_dev_only_gets_worse(small_zoo):
+    pool = pool_of(small_zoo)
+    wrong = [dataclasses.replace(row, label=1 - row.label) for row in pool.target.encoded]
+    pool.dev = wrong
+    settings = dataclasses.replace(QUICK, steps=40, eval_every=1, patience=2, learning_rate=0.5, pull=0.0)
+    found = fit_weights(pool, "learned", settings)
+    assert found.about["steps"] < 40
+    assert not found.ended_early
+    assert found.about["steps"] == found.about["best_step"] + 2

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from transfer.deltas.delta import Delta
-from transfer.ensembling import merge
+from transfer.ensembling import MERGES, merge, svd
 from transfer.ensembling.factoring import Cut, from_factors, from_matrix
 from transfer.errors import ConfigError, DeltaError
 from zoo import Module, Zoo
@@ -286,7 +286,7 @@ def test_linear_warns_of_unknown_starts_for_every_method(makes):
         merge(modules, {module.id: 0.5 for module in modules}, "linear", say=lines.append)
         assert len(lines) == 1
         assert lines[0].startswith("the start of 2 of the 2 merged modules is not known")
-        assert ("how='svd'" in lines[0]) == (method == "lora")
+        assert ("--merge svd" in lines[0]) == (method == "lora")
 
 
 def test_a_merge_of_uneven_ranks_is_stored_and_read_as_it_was(strangers, tmp_path):
@@ -317,3 +317,59 @@ def test_default_loras_of_a_fused_layer_are_summed_and_keep_their_parts(small_zo
     parts = modules[0].card.settings["parts"]
     assert {place: list(names) for place, names in found.settings["parts"].items()} == parts
     close(products(merge(modules, weights, "concat")), full_sum(modules, weights))
+
+
+@pytest.mark.parametrize("most", [3, 64])
+def test_more_ranks_than_are_multiplied_at_once_lose_no_module(makes, monkeypatch, most):
+    monkeypatch.setattr(svd, "SUMMED", most)
+    modules = [odd(makes, f"t{seed}", seed, 8, 8 + seed, size=(12, 10)) for seed in range(12)]
+    weights = {module.id: 0.3 - 0.04 * number for number, module in enumerate(modules)}
+    close(products(merge(modules, weights, "svd", rank=10)), full_sum(modules, weights), 1e-4)
+
+
+def test_the_scale_is_that_of_most_modules(makes):
+    modules = [odd(makes, f"t{seed}", seed, 2, alpha) for seed, alpha in enumerate((4, 8, 4))]
+    method = merge(modules, {module.id: 1 / 3 for module in modules}, "svd").method
+    assert {method.scale(place) for place in ("a", "b")} == {2.0}
+
+
+def test_of_rank_and_energy_the_smaller_decides(makes):
+    modules = [odd(makes, f"t{seed}", seed, 2, 4) for seed in range(2)]
+    weights = {module.id: 0.5 for module in modules}
+    assert merge(modules, weights, "svd", rank=1, energy=1.0).tensors["a.lora_A"].shape[0] == 1
+    assert merge(modules, weights, "svd", rank=3, energy=1e-6).tensors["a.lora_A"].shape[0] == 1
+
+
+def test_regmean_shrinks_what_inputs_have_in_common(makes):
+    """One place of two inputs, worked out with numpy's solver."""
+    one, two = (odd(makes, f"t{seed}", seed, 2, 2, places=("a",), size=(2, 3)) for seed in (0, 1))
+    generator = torch.Generator().manual_seed(5)
+    x = {module.id: torch.randn(9, 2, generator=generator) for module in (one, two)}
+    grams = {module_id: {"a": rows.T @ rows / 9} for module_id, rows in x.items()}
+    shrink, seen, answered = 0.5, torch.zeros(2, 2), torch.zeros(3, 2)
+    for module in (one, two):
+        gram = grams[module.id]["a"]
+        gram = shrink * gram + (1 - shrink) * torch.diag(gram.diagonal())
+        seen += 0.5 * gram
+        answered += 0.5 * products(Delta.from_module(module))["a"].float() @ gram
+    expected = answered @ torch.linalg.inv(seen)
+    weights = {one.id: 0.5, two.id: 0.5}
+    found, plain = (
+        products(merge([one, two], weights, "regmean", grams=grams, shrink=by, rank=2))["a"].float()
+        for by in (shrink, 1.0)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(plain, expected, rtol=1e-2)
+    assert MERGES.get("regmean")().shrink == 0.9
+
+
+def test_knots_trims_in_its_basis(makes):
+    """Of one module and one place the basis is its own, so a quarter of the values of s V^T stays."""
+    module = odd(makes, "t", 0, 2, 2, places=("a",), size=(6, 3))
+    whole = products(merge([module], {module.id: 1.0}, "knots", density=1.0))["a"]
+    u, s, vh = torch.linalg.svd(whole, full_matrices=False)
+    v = vh[:2]
+    least = v.abs().flatten().sort(descending=True).values[2]  # a quarter of 12 values
+    expected = (u[:, :2] * s[:2]) @ torch.where(v.abs() >= least, v, 0)
+    found = products(merge([module], {module.id: 1.0}, "knots", density=0.25))["a"]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

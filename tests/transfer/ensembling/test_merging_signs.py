@@ -148,3 +148,31 @@ def test_the_merge_of_a_delta_in_a_zoo_leaves_it_as_it_was(makes):
         merged = merge([one], {one.id: 0.5}, how)
         assert isinstance(merged, Delta)
     assert all(torch.equal(before[name], tensor) for name, tensor in one.tensors().items())
+
+
+def test_ties_keeps_the_largest_share_of_the_changes(makes):
+    module = makes.module("one", 1)
+    start = module.start()
+    found = merge([module], {module.id: 1.0}, "ties", density=0.25).tensors
+    for name, tensor in module.tensors(torch.float32).items():
+        change = (tensor - start[name]).flatten()
+        kept = (found[name] - start[name]).flatten()
+        n = round(0.25 * change.numel())
+        largest = change.abs().argsort(descending=True)[:n]
+        assert sorted(kept.nonzero().flatten().tolist()) == sorted(largest.tolist())
+        torch.testing.assert_close(kept[largest], change[largest])
+    assert MERGES.get("ties")().density == MERGES.get("knots")().density == 0.2
+
+
+def test_dare_ties_drops_at_random_by_its_seed(makes):
+    module = makes.module("one", 1, tensors={"a.lora_A": torch.ones(40, 40), "a.lora_B": torch.ones(40, 40)},
+                          start={"a.lora_A": torch.zeros(40, 40), "a.lora_B": torch.zeros(40, 40)},
+                          settings={"rank": 40, "alpha": 40, "places": ["a"]})  # fmt: skip
+    first, again, other = (
+        merge([module], {module.id: 1.0}, "dare-ties", density=0.25, seed=seed).tensors["a.lora_A"]
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert float((first == 0).float().mean()) == pytest.approx(0.75, abs=0.05)
+    assert set(first.unique().tolist()) == {0.0, 4.0}

@@ -133,3 +133,13 @@ def test_scores_that_cannot_be_weighed():
 def test_unknown_weighting_suggests_the_close_name():
     with pytest.raises(UnknownNameError, match="did you mean 'softmax'"):
         weigh({"a": 1.0}, "soft-max")
+
+
+def test_every_block_is_weighed_as_its_scores_alone_would_be():
+    blocks = np.array([[3.0, -1.0], [1.0, 0.5], [2.0, 2.0]])
+    scores = Scores(["a", "b", "c"], blocks.sum(axis=1), "gradient:grand", blocks=blocks)
+    for how, temperature, top_k in (("softmax", 2.0, None), ("softmax", 0.5, 1), ("uniform", 0.5, 2)):
+        found = weigh(scores, how, temperature, top_k, per_block=True)
+        for number, column in enumerate(blocks.T):
+            alone = weigh(dict(zip("abc", column.tolist(), strict=True)), how, temperature, top_k)
+            assert {name: weights[number] for name, weights in found.items()} == alone

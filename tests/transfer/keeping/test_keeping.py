@@ -177,7 +177,7 @@ def test_a_stronger_pull_stays_nearer_to_the_start(work):
         end(-1.0)
 
 
-def test_a_soup_is_the_mean_of_tuned_starts_and_the_greedy_one_no_worse_than_any(work):
+def test_a_soup_is_the_mean_of_tuned_starts(work):
     made, train, dev = work
     others = [OtherStart(module.id, module.tensors(torch.float32)) for module in made.sources[:2]]
     several = dataclasses.replace(made, others=others)
@@ -188,8 +188,29 @@ def test_a_soup_is_the_mean_of_tuned_starts_and_the_greedy_one_no_worse_than_any
     found = keep_start(several, "soup", train, dev)
     torch.testing.assert_close(flat(found.tensors), flat(mean_of(tuned)))
     assert [row["name"] for row in found.about["ingredients"]] == ["start", *(other.name for other in others)]
+
+
+def test_a_greedy_soup_takes_in_what_makes_its_loss_no_higher(work, monkeypatch):
+    made, train, dev = work
+    others = [OtherStart(module.id, module.tensors(torch.float32)) for module in made.sources[:2]]
+    several = dataclasses.replace(made, others=others)
+    tuned = [
+        tune(made.backbone, made.method, train, tensors=start, settings=made.settings, dev=dev).tensors
+        for start in (made.start, *(other.tensors for other in others))
+    ]
+    alone = [made.loss(tensors, dev) for tensors in tuned]
+    first, second, third = sorted(range(3), key=lambda place: alone[place])
+    good = flat(mean_of([tuned[first], tuned[third]]))
+
+    def loss(self, tensors, dev):
+        """Of soups: that of the best and the worst is better than the best, any other is worse."""
+        return alone[first] + (-0.1 if torch.allclose(flat(tensors), good, atol=1e-6) else 0.1)
+
+    monkeypatch.setattr(Work, "loss", loss)
     greedy = keep_start(several, "greedy-soup", train, dev)
-    assert greedy.about["candidates"][greedy.chosen] <= min(row["loss"] for row in greedy.about["ingredients"])
+    names = ["start", *(other.name for other in others)]
+    assert greedy.about["taken"] == [names[first], names[third]]
+    torch.testing.assert_close(flat(greedy.tensors), good)
 
 
 def test_mixing_moves_within_the_span_of_the_modules_and_the_rest_out_of_it_by_a_low_rank(work):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from transfer.report import pictures
 from transfer.report.pictures import OTHER, STRONG, WEAK, bars, curves, heat_map
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -64,3 +65,18 @@ def test_curves_are_told_apart_by_more_than_colour():
 @pytest.mark.parametrize("draw", [lambda: bars(["a"], [1.0], "x"), lambda: heat_map(["a"], [[1.0, 2.0]], "x")])
 def test_the_same_numbers_give_the_same_picture(draw):
     assert draw() == draw()
+
+
+@pytest.fixture
+def axes(monkeypatch):
+    """What a picture draws, in place of its SVG."""
+    monkeypatch.setattr(pictures, "_svg", lambda figure: figure.axes[0])
+
+
+def test_pictures_show_the_numbers(axes):
+    drawn = bars(["a", "b"], [0.5, -0.2], "score")
+    assert [patch.get_width() for patch in drawn.patches] == [0.5, -0.2]
+    shown = heat_map(["long", "short"], [[1.0, 2.0], [3.0]], "norm").images[0].get_array()
+    assert shown.filled(-1).tolist() == [[1.0, 2.0], [3.0, -1.0]]
+    rows = [{"step": 0, "calibrated": 1.0}, {"step": 4, "calibrated": 0.5}]
+    assert curves({"here": rows}, "dev loss").lines[0].get_xydata().tolist() == [[0, 1.0], [4, 0.5]]

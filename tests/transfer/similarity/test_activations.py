@@ -56,6 +56,28 @@ def test_grams_are_of_tokens_and_not_of_padding(arch, monkeypatch):
         torch.testing.assert_close(together[place], alone[place], rtol=1e-3, atol=1e-4)
 
 
+def test_grams_are_the_mean_of_x_x_transposed_on_the_bare_backbone():
+    """Of the first block's query, whose inputs are what the embeddings give."""
+    backbone = tiny.tiny_backbone("bert")
+    encoded = backbone.encode(tiny.sentiment_rows(5))
+    place = LoRA().places(backbone.model)[0]
+    seen = []
+    with torch.no_grad():
+        for row in encoded:
+            for ids in (row.input, *row.choices):
+                seen.append(backbone.model.embeddings(input_ids=torch.tensor([ids]))[0])
+    x = torch.cat(seen)
+    expected = x.T @ x / len(x)
+    unique = [row.choices for row in encoded]
+    assert all(choices == unique[0] for choices in unique)  # read once for the batch, or once for each row
+    bare = input_grams(backbone, encoded[:1], [place])[place]
+    once = torch.cat(seen[:3])
+    torch.testing.assert_close(bare, once.T @ once / len(once), rtol=1e-3, atol=1e-4)
+    assert expected.shape == bare.shape
+    with backbone.use(LoRA(), {n: t + 1.0 for n, t in LoRA().draw(backbone.model).items()}):
+        torch.testing.assert_close(input_grams(backbone, encoded[:1], [place])[place], bare)
+
+
 def test_a_place_that_is_not_there_is_named():
     backbone = tiny.tiny_backbone("bert")
     with pytest.raises(DeltaError, match=r"no\.such"):

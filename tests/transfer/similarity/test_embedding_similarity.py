@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from transfer.similarity.embedding import EmbeddingCosine, EmbeddingDiscrepancy, EmbeddingFrechet
-from transfer.similarity.hidden import EXAMPLES, _evenly
+from transfer.similarity.hidden import EXAMPLES, HiddenCosine, _evenly
 from zoo import Signature
 
 
@@ -107,3 +108,38 @@ def test_hidden_states_are_of_examples_of_every_label_where_a_file_is_sorted():
     assert len(chosen) == len({id(row) for row in chosen}) == EXAMPLES
     assert abs(sum(row.label for row in chosen) - EXAMPLES / 2) <= 3
     assert len(_evenly(rows[:5], EXAMPLES)) == 5
+
+
+def test_hidden_states_of_the_targets_own_tune_are_the_closest(world, toys):
+    backbone, method, modules = world()
+    ours = toys.target(backbone, modules)
+    own = toys.module(backbone, method, ours.scratch_tune().tensors, "own", start=ours.start)
+    *others, itself = HiddenCosine().score(ours, [*modules, own])
+    assert itself == pytest.approx(1, abs=1e-6)
+    assert max(others) < 1 - 1e-4
+
+
+def test_hidden_states_by_hand(world, toys):
+    """The cosine of what each block gives for an example, over its tokens end to end; the mean over all of both."""
+    backbone, method, modules = world()
+    ours = toys.target(backbone, modules, n=4)
+
+    def states(tensors):
+        found = []
+        with backbone.use(method.direct(), tensors), torch.no_grad():
+            for row in ours.sample:
+                ids = torch.tensor([row.input])
+                given = backbone.model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+                found.append([hidden.flatten().double() for hidden in given.hidden_states[1:]])
+        return found
+
+    tuned = states(ours.scratch_tune().tensors)
+    scores, blocks = HiddenCosine().score_blocks(ours, modules)
+    for module, score, row in zip(modules, scores, blocks, strict=True):
+        theirs = states(module.tensors(dtype=torch.float32))
+        cosines = np.array(
+            [[float(torch.cosine_similarity(a, b, dim=0)) for a, b in zip(x, y, strict=True)]
+             for x, y in zip(tuned, theirs, strict=True)]
+        )  # fmt: skip
+        assert score == pytest.approx(cosines.mean(), abs=1e-5)
+        np.testing.assert_allclose(row, cosines.mean(axis=0), atol=1e-5)

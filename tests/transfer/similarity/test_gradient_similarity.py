@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import tiny
 import torch
 
 from transfer.deltas import METHODS, Adapter, LoRA, Prefix
+from transfer.deltas.blocks import block_indices
 from transfer.deltas.modules import is_conv1d, named_modules
 from transfer.errors import SourceError
 from transfer.similarity import Target, gradient, module_signature
@@ -32,12 +35,17 @@ def test_first_order_of_loras_is_the_product_with_the_weights_gradient(arch, toy
     target = toys.target(backbone, modules, n=37)  # three batches, the last one short
     places = LoRA().places(backbone.model)
     by_weight = weight_gradients(backbone, places, target.encoded)
-    expected = []
-    for module in modules:
+    columns = block_indices(places)
+    expected, by_block = [], np.zeros((len(modules), max(columns.values()) + 1))
+    for number, module in enumerate(modules):
         t = module.tensors(dtype=torch.float32)
         change = {p: 2.0 * t[f"{p}.lora_B"] @ t[f"{p}.lora_A"] for p in places}  # alpha / rank = 16 / 8
-        expected.append(-sum(float((by_weight[p] * change[p]).sum()) for p in places))
+        shares = {p: -float((by_weight[p] * change[p]).sum()) for p in places}
+        expected.append(sum(shares.values()))
+        for p, share in shares.items():
+            by_block[number, columns[p]] += share
     np.testing.assert_allclose(FirstOrder().score(target, modules), expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(FirstOrder().score_blocks(target, modules)[1], by_block, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", [LoRA(), Adapter(), Prefix()], ids=["lora", "adapter", "prefix"])
@@ -123,14 +131,19 @@ def test_grand_is_minus_the_norm_of_the_gradient_at_the_module(method, arch, toy
     backbone = tiny.tiny_backbone(arch)
     modules = toys.modules(backbone, method)
     target = toys.target(backbone, modules, method)  # ten examples: a single batch
-    expected = []
+    expected, by_block = [], []
     for module in modules:
         attached = backbone.attach(method, module.tensors(dtype=torch.float32))
         backbone(**backbone.collate(target.encoded))["loss"].backward()
-        gradients = [p.grad for p in attached.parameters() if p.grad is not None]
-        expected.append(-float(torch.sqrt(sum((g.double() ** 2).sum() for g in gradients))))
+        squares = {n: float((p.grad.double() ** 2).sum()) for n, p in attached.named_tensors() if p.grad is not None}
+        expected.append(-math.sqrt(sum(squares.values())))
+        columns = block_indices(squares)
+        by_block.append([0.0] * (max(columns.values()) + 1))
+        for name, square in squares.items():
+            by_block[-1][columns[name]] += square
         backbone.detach()
     np.testing.assert_allclose(GradientNorm().score(target, modules), expected, rtol=1e-4)
+    np.testing.assert_allclose(GradientNorm().score_blocks(target, modules)[1], -np.sqrt(by_block), rtol=1e-4)
 
 
 def test_grand_is_the_mean_over_batches(toys):

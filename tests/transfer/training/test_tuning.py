@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from transfer.deltas import METHODS, LoRA
 from transfer.errors import BackboneError, ConfigError, DataError, DeltaError, DivergedError
-from transfer.training import TuneSettings, measure, tune
+from transfer.training import TuneSettings, measure, trainer, tune
 from transfer.training.trainer import _check_device
 
 RATES = {"lora": 1e-2, "adapter": 1e-2, "prefix": 1e-1, "soft-prompt": 1e-1}
@@ -86,10 +87,23 @@ def test_dropout_is_drawn_by_the_seed(bert, rows):
 def test_the_step_with_the_lowest_dev_loss_is_kept(bert, rows):
     tuned = run(bert, rows[0], dev=rows[1], steps=9, eval_every=2)
     assert [row["step"] for row in tuned.history] == [0, 2, 4, 6, 8, 9]
-    lowest = min(tuned.history, key=lambda row: row["loss"])
+    lowest = min(tuned.history, key=lambda row: row["calibrated"])
     assert tuned.best_step == lowest["step"]
     with bert.use(LoRA(rank=2), tuned.tensors):
         assert measure(bert, rows[1]).loss == pytest.approx(lowest["loss"], abs=1e-6)
+
+
+def test_the_calibrated_loss_decides_where_the_plain_one_says_otherwise(bert, rows, monkeypatch):
+    told = iter([(3.0, 1.0), (1.0, 0.9), (2.0, 0.5), (2.5, 0.7), (4.0, 0.8)])
+
+    def measured(backbone, dev):
+        loss, calibrated = next(told)
+        return SimpleNamespace(metrics=lambda: {"loss": loss, "accuracy": 0.5}, calibrated_loss=calibrated)
+
+    monkeypatch.setattr(trainer, "measure", measured)
+    tuned = run(bert, rows[0], dev=rows[1], steps=8, eval_every=2)
+    assert [row["loss"] for row in tuned.history] == [3.0, 1.0, 2.0, 2.5, 4.0]
+    assert tuned.best_step == 4
 
 
 def test_the_start_is_kept_where_no_step_is_better(bert, against):
