@@ -199,7 +199,7 @@ def test_a_greedy_soup_takes_in_what_makes_its_loss_no_higher(work, monkeypatch)
         for start in (made.start, *(other.tensors for other in others))
     ]
     alone = [made.loss(tensors, dev) for tensors in tuned]
-    first, second, third = sorted(range(3), key=lambda place: alone[place])
+    first, _, third = sorted(range(3), key=lambda place: alone[place])
     good = flat(mean_of([tuned[first], tuned[third]]))
 
     def loss(self, tensors, dev):
