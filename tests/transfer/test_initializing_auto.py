@@ -15,6 +15,8 @@ from transfer.errors import ConfigError
 from transfer.report import page_of
 from zoo import Module
 
+RACED = dict(automatic.CANDIDATES)
+
 
 @pytest.fixture(autouse=True)
 def short_tunes(monkeypatch):
@@ -168,3 +170,20 @@ def test_without_time_for_a_tune_nothing_is_said_to_help(small_zoo, two_candidat
     assert found.verdict.outcome == "unclear"
     said = "unclear whether it helps after a tune, which there was no time for; as it is: "
     assert found.verdict.text.startswith(said)
+
+
+def test_settings_of_weights_count_in_a_race_and_so_does_how_many_ran(small_zoo, monkeypatch):
+    backbone, zoo = small_zoo()
+    monkeypatch.setattr(automatic, "CANDIDATES", {"first-order": automatic.CANDIDATES["first-order"]})
+    one = initialize(toy_target(), zoo, backbone, auto=True, budget=300, batch_size=8, top_k=1)
+    assert sorted(one.recipe["weights"].values())[-2:] == [0.0, 1.0]
+    spread = []
+    for temperature in (0.1, 5.0):
+        found = initialize(toy_target(), zoo, backbone, auto=True, budget=300, batch_size=8, temperature=temperature)
+        spread.append(max(found.recipe["weights"].values()))
+    assert spread[0] > spread[1] + 0.2
+    assert "the best of" not in one.verdict.text  # there was one
+    names = ("first-order", "uniform")
+    monkeypatch.setattr(automatic, "CANDIDATES", {name: RACED[name] for name in names})
+    two = initialize(toy_target(), zoo, backbone, auto=True, budget=300, batch_size=8)
+    assert ", the best of 2, " in two.verdict.text
