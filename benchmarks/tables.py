@@ -27,7 +27,7 @@ from benchmarks.speed import deltas_table, merging, serving
 from benchmarks.speed import init as speed
 from benchmarks.stopping import run as stopping
 from benchmarks.stopping import table as stopping_table
-from benchmarks.strategies import rates
+from benchmarks.strategies import guarding, rates
 from benchmarks.strategies import report as starts
 from benchmarks.strategies.experiment import Experiment
 from benchmarks.strategies.rates import KEY
@@ -190,6 +190,11 @@ def of_keeping(benchmark: str, method: str, examples: int) -> str:
     return markdown(starts.KEEP_HEAD, starts.keep_rows(_start_rows(benchmark, method, examples)))
 
 
+def of_guard(benchmark: str, method: str, examples: int) -> str:
+    """After how many steps dev knows which start is better in the end."""
+    return markdown(guarding.HEAD, guarding.guard_rows(_start_rows(benchmark, method, examples)))
+
+
 def of_targets(benchmark: str, method: str, examples: int) -> str:
     """Each target by itself."""
     lines = starts.target_rows(_start_rows(benchmark, method, examples), NAMED)
@@ -219,6 +224,7 @@ TABLES: dict[str, Callable[[], str]] = {
             ("step0", of_step0),
             ("held", of_held),
             ("keeping", of_keeping),
+            ("guard", of_guard),
             ("targets", of_targets),
             ("categories", of_categories),
         )

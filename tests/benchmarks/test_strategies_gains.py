@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.answers import packed, paired_interval, unpacked
 from benchmarks.strategies.gains import gain_of
+from benchmarks.strategies.guarding import guard_rows
 from benchmarks.strategies.report import (
     HEAD,
     category_rows,
@@ -134,6 +135,24 @@ def test_what_all_data_give_comes_last():
 def test_learnable_targets_are_those_of_the_file():
     rows = [row("cola", "scratch", 0, 0.9), row("sst2", "scratch", 0, 0.4)]
     assert [one["target"] for one in learnable(rows)] == ["sst2"]
+
+
+def test_a_guard_is_judged_by_what_is_held_out_at_the_end():
+    def seen(start, seed, losses, end):
+        history = [{"step": step, "accuracy": 0.5, "calibrated": loss} for step, loss in losses.items()]
+        return row("a", start, seed, 0.5, history=history, held_loss_best=end)
+
+    rows = [
+        seen("scratch", 0, {0: 1.0, 10: 0.8, 20: 0.7}, 0.6),
+        seen("uniform", 0, {0: 0.9, 10: 0.85, 20: 0.5}, 0.5),  # better at 0, worse at 10, better at 20 and at the end
+        seen("scratch", 1, {0: 1.0, 10: 0.8}, 0.6),
+        seen("uniform", 1, {0: 0.9, 10: 0.9}, 0.7),  # better at 0, worse from then on
+    ]
+    lines = {line[0]: line[1:] for line in guard_rows(rows)}
+    assert lines["0"] == ["2", "1.00", "0.50", "0.50", "-"]
+    assert lines["10"][:4] == ["2", "0.00", "-", "0.50"]
+    assert lines["20"] == ["2", "0.50", "1.00", "1.00", "1.00"]
+    assert guard_rows(rows[:2]) == []
 
 
 def test_what_was_held_out_has_a_table_of_its_own():
