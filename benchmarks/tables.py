@@ -190,6 +190,12 @@ def of_keeping(benchmark: str, method: str, examples: int) -> str:
     return markdown(starts.KEEP_HEAD, starts.keep_rows(_start_rows(benchmark, method, examples)))
 
 
+def of_curves(benchmark: str, method: str, examples: int) -> str:
+    """Learning curves as a picture, where it was drawn."""
+    picture = f"benchmarks/{benchmark}/{method}-{examples}-curves.png"
+    return f"![accuracy by step](../{picture})" if (ROOT / picture).is_file() else NOTHING
+
+
 def of_guard(benchmark: str, method: str, examples: int) -> str:
     """After how many steps dev knows which start is better in the end."""
     return markdown(guarding.HEAD, guarding.guard_rows(_start_rows(benchmark, method, examples)))
@@ -225,6 +231,7 @@ TABLES: dict[str, Callable[[], str]] = {
             ("held", of_held),
             ("keeping", of_keeping),
             ("guard", of_guard),
+            ("curves", of_curves),
             ("targets", of_targets),
             ("categories", of_categories),
         )

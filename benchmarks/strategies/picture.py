@@ -1,4 +1,4 @@
-"""A picture of gains: each start with its interval, and what it costs against what it gains."""
+"""Pictures: gains of starts with their intervals and what they cost, and learning curves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.strategies.report import SCRATCH, gain
+from benchmarks.strategies.report import SCRATCH, curve, gain
 
 BLUE, GREY = "#1f5fa8", "#8a8a8a"
 
@@ -51,6 +51,32 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, title: str) -> Path:
     right.set_xscale("log")
     right.set_xlabel("seconds to make the start")
     right.set_ylabel("above scratch at the best dev step, %")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def draw_curves(rows: Sequence[dict[str, Any]], starts: Sequence[str], path: Path, title: str) -> Path | None:
+    """Accuracy by step on dev rows that nothing else sees, means over targets; None where no row has a curve."""
+    curves = {start: found for start in (SCRATCH, *starts) if (found := curve(rows, start))}
+    if not curves:
+        return None
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    styles = ("-", "--", "-.", ":")
+    for number, (start, found) in enumerate(curves.items()):
+        color = "black" if start == SCRATCH else None
+        axes.plot(
+            list(found), list(found.values()), styles[number % 4], color=color, marker="o", markersize=3, label=start
+        )
+    axes.set_xlabel("step")
+    axes.set_ylabel("accuracy on held-out dev rows")
+    axes.set_title(title)
+    axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path

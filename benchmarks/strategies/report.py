@@ -286,7 +286,7 @@ def failures(rows: Iterable[Row]) -> list[tuple[Row, str]]:
 
 def report(rows: Sequence[Row], folder: Path) -> None:
     """Print the tables of all rows, and draw their pictures into the folder."""
-    from benchmarks.strategies.picture import draw
+    from benchmarks.strategies.picture import draw, draw_curves
 
     if len(codes := {str(row.get("code")) for row in rows}) > 1:
         print(f"rows of {len(codes)} versions of the package: {', '.join(sorted(codes))}\n")
@@ -302,6 +302,9 @@ def report(rows: Sequence[Row], folder: Path) -> None:
         print(markdown(KEEP_HEAD, keep_rows(here)), "\n")
         print(markdown((*TARGET_HEAD, *starts), target_rows(here, starts)), "\n")
         print(markdown(("category", "targets", SCRATCH, *starts), category_rows(here, starts)), "\n")
-        print(f"drawn into {draw(here, folder / f'{method}-{examples}.png', f'{method}, {examples} examples')}\n")
+        title = f"{method}, {examples} examples"
+        print(f"drawn into {draw(here, folder / f'{method}-{examples}.png', title)}")
+        curves = draw_curves(here, starts, folder / f"{method}-{examples}-curves.png", title)
+        print(f"and {curves}\n" if curves else "")
     for row, why in failures(rows):
         print(*(row[name] for name in NAMES), why)

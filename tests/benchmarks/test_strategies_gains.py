@@ -8,6 +8,7 @@ import pytest
 from benchmarks.answers import packed, paired_interval, unpacked
 from benchmarks.strategies.gains import gain_of
 from benchmarks.strategies.guarding import guard_rows
+from benchmarks.strategies.picture import draw_curves
 from benchmarks.strategies.report import (
     HEAD,
     category_rows,
@@ -95,7 +96,7 @@ def test_a_start_that_lacks_a_target_is_held_against_scratch_on_its_own():
     assert lines[1][1:6] == ["1", "0.910", "0.910", "0.910", "0.900"]
 
 
-def test_speed_is_of_mean_curves_on_rows_that_nothing_else_sees():
+def test_speed_is_of_mean_curves_on_rows_that_nothing_else_sees(tmp_path):
     def seen(target, start, curve, best=0.0, **more):
         curve = {str(step): value for step, value in curve.items()}
         return row(target, start, 0, 0.5, held_accuracy_best=best, held_curve=curve, **more)
@@ -114,6 +115,8 @@ def test_speed_is_of_mean_curves_on_rows_that_nothing_else_sees():
     old = [{name: value for name, value in one.items() if name != "held_curve"} for one in rows]
     assert curve(old, "uniform") == {}
     assert speed(old, "uniform") == "-"
+    assert draw_curves(old, ["uniform"], tmp_path / "none.png", "title") is None
+    assert draw_curves(rows, ["uniform", "absent"], tmp_path / "curves.png", "title").stat().st_size > 5_000
 
 
 def test_what_stays_at_its_start_has_an_accuracy_if_it_were_tuned():
