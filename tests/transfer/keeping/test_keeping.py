@@ -177,27 +177,27 @@ def test_a_stronger_pull_stays_nearer_to_the_start(work):
         end(-1.0)
 
 
-def test_a_soup_is_the_mean_of_tuned_starts(work):
-    made, train, dev = work
+def with_tuned_starts(made, train, dev):
+    """A work with two starts more, and what is tuned from each of the three."""
     others = [OtherStart(module.id, module.tensors(torch.float32)) for module in made.sources[:2]]
-    several = dataclasses.replace(made, others=others)
     tuned = [
         tune(made.backbone, made.method, train, tensors=start, settings=made.settings, dev=dev).tensors
         for start in (made.start, *(other.tensors for other in others))
     ]
+    return dataclasses.replace(made, others=others), tuned
+
+
+def test_a_soup_is_the_mean_of_tuned_starts(work):
+    made, train, dev = work
+    several, tuned = with_tuned_starts(made, train, dev)
     found = keep_start(several, "soup", train, dev)
     torch.testing.assert_close(flat(found.tensors), flat(mean_of(tuned)))
-    assert [row["name"] for row in found.about["ingredients"]] == ["start", *(other.name for other in others)]
+    assert [row["name"] for row in found.about["ingredients"]] == ["start", *(other.name for other in several.others)]
 
 
 def test_a_greedy_soup_takes_in_what_makes_its_loss_no_higher(work, monkeypatch):
     made, train, dev = work
-    others = [OtherStart(module.id, module.tensors(torch.float32)) for module in made.sources[:2]]
-    several = dataclasses.replace(made, others=others)
-    tuned = [
-        tune(made.backbone, made.method, train, tensors=start, settings=made.settings, dev=dev).tensors
-        for start in (made.start, *(other.tensors for other in others))
-    ]
+    several, tuned = with_tuned_starts(made, train, dev)
     alone = [made.loss(tensors, dev) for tensors in tuned]
     first, _, third = sorted(range(3), key=lambda place: alone[place])
     good = flat(mean_of([tuned[first], tuned[third]]))
@@ -208,7 +208,7 @@ def test_a_greedy_soup_takes_in_what_makes_its_loss_no_higher(work, monkeypatch)
 
     monkeypatch.setattr(Work, "loss", loss)
     greedy = keep_start(several, "greedy-soup", train, dev)
-    names = ["start", *(other.name for other in others)]
+    names = ["start", *(other.name for other in several.others)]
     assert greedy.about["taken"] == [names[first], names[third]]
     torch.testing.assert_close(flat(greedy.tensors), good)
 
