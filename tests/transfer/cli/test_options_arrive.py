@@ -10,7 +10,7 @@ import pytest
 from zoo import Zoo
 
 TARGET = ("--target", "sentiment", "--source", "sample", "--examples", 8)
-NOTHING = object()
+SOMETHING = "something"  # whatever it is
 OPTIONS = {"rank": None, "energy": None, "density": None, "scale": None}
 
 
@@ -125,13 +125,13 @@ def test_of_score(words, name, value, called, no_backbone):
         (("--keep", "mixing", "--exclude", "mr"), "exclude", ["mr"]),
         (("--category", "films"), "target.category", "films"),
         (("--method", "sora", "--xi", 0.5), "method.xi", 0.5),
-        (("--method", "sora", "--xi", 0.5, "--schedule", "linear"), "schedule.values", NOTHING),
+        (("--method", "sora", "--xi", 0.5, "--schedule", "linear"), "schedule.values", SOMETHING),
     ],
     ids=lambda value: str(value),
 )
 def test_of_finetune(words, name, value, called, no_backbone, tmp_path):
     found = called("transfer.finetuning.finetune", "finetune", *TARGET, "--out", tmp_path / "out", *words)
-    if value is NOTHING:
+    if value is SOMETHING:
         assert found["schedule"] is not None
     else:
         assert follow(found, name) == value
