@@ -74,17 +74,12 @@ class InitConfig:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
 
     def _check_used(self) -> None:
-        """Refuse settings that would change nothing: ConfigError."""
+        """Refuse settings of weights that would change nothing: ConfigError."""
         plain = {field_.name: field_.default for field_ in fields(InitConfig)}
-        idle = {
-            "temperature": self.how in ("uniform", "best"),
-            "top_k": self.how == "best",
-            "guard_steps": not self.guard,
-        }
-        for name, unused in idle.items():
-            if unused and getattr(self, name) != plain[name]:
-                why = "without the guard" if name == "guard_steps" else f"for --weighting {self.how}"
-                raise ConfigError(f"{name}={getattr(self, name)!r} has no part {why}", hint="leave it out")
+        for name, idle in (("temperature", ("uniform", "best")), ("top_k", ("best",))):
+            value = getattr(self, name)
+            if self.how in idle and value != plain[name]:
+                raise ConfigError(f"{name}={value!r} has no part for --weighting {self.how}", hint="leave it out")
 
     @property
     def method_name(self) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 
 import typer
 
@@ -57,32 +59,37 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console or a file that is not UTF-8 loses no result
             stream.reconfigure(errors="backslashreplace")
-    interrupted = _note_interrupts()
-    try:
-        app(prog_name="transfer")
-    except ImportError:
-        if interrupted.is_set():  # libraries that are being imported take an interrupt for a module that is missing
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
-        raise
-    except ExplainedError as error:
-        show_error(error)
-        sys.exit(1)
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    with _noting_interrupts() as interrupted:
+        try:
+            app(prog_name="transfer")
+        except ImportError:
+            if interrupted.is_set():  # libraries that are being imported take an interrupt for a module that is missing
+                print("interrupted", file=sys.stderr)
+                sys.exit(130)
+            raise
+        except ExplainedError as error:
+            show_error(error)
+            sys.exit(1)
+        except OSError as error:  # a full disk, a folder that may not be written
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
 
 
-def _note_interrupts() -> threading.Event:
-    """Set when the user interrupts, which goes on as ever."""
+@contextlib.contextmanager
+def _noting_interrupts() -> Iterator[threading.Event]:
+    """Set when the user interrupts inside the block, which goes on as ever."""
     seen = threading.Event()
 
     def note(number: int, frame: object) -> None:
         seen.set()
         raise KeyboardInterrupt
 
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is (
-        signal.default_int_handler
-    ):
+    before = signal.getsignal(signal.SIGINT)
+    mine = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if mine:
         signal.signal(signal.SIGINT, note)
-    return seen
+    try:
+        yield seen
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, before)
