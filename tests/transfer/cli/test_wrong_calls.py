@@ -152,7 +152,15 @@ def test_what_would_change_nothing_is_refused(words, said, transfer, tmp_path, m
     assert said in ran.err
 
 
-def test_an_interrupt_that_a_library_takes_for_a_missing_module_is_one(monkeypatch, capsys):
+@pytest.fixture
+def interruptible():
+    """Python's own handler of interrupts; workers of a parallel run ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_that_a_library_takes_for_a_missing_module_is_one(monkeypatch, capsys, interruptible):
     from transfer.cli import app
 
     def importing(**_):
@@ -161,14 +169,12 @@ def test_an_interrupt_that_a_library_takes_for_a_missing_module_is_one(monkeypat
         except KeyboardInterrupt as error:
             raise ModuleNotFoundError("Could not import module 'TrainerState'") from error
 
-    before = signal.getsignal(signal.SIGINT)
-    assert before is signal.default_int_handler
     monkeypatch.setattr(app, "app", importing)
     with pytest.raises(SystemExit) as ended:
         app.main()
     assert ended.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def missing(**_):
         raise ModuleNotFoundError("no module named 'nothing'")
