@@ -22,6 +22,7 @@ from transfer.errors import DataError
 from transfer.similarity.capture import tensor_gradients
 from transfer.similarity.factors import differences, in_weight_space
 from transfer.similarity.signatures import drawn, embed_bare, gradient_sketch
+from transfer.similarity.sketch import sketch_tensors
 from transfer.similarity.switching import method_of, over_modules
 from transfer.tasks import Task
 from transfer.training import Tuned, TuneSettings, tune
@@ -74,10 +75,10 @@ class Target:
         self.seed = seed
         self._scratch: dict[TuneSettings, Tuned] = {}
         self._along: dict[TuneSettings, tuple[Sequence[Encoded], int]] = {}
-        self._short: dict[tuple[ModuleKey, int], Tuned] = {}
+        self._short: dict[tuple[ModuleKey, int], ShortTune] = {}
         self._outputs: dict[ModuleKey, tuple[Tensor, Tensor]] = {}
         self._losses: dict[ModuleKey, Tensor] = {}
-        self._gradients: dict[str, dict[str, Tensor]] = {}
+        self._gradients: dict[DeltaMethod, dict[str, Tensor]] = {}
         self._sketches: dict[tuple[str, ...], np.ndarray] = {}
         if not len(task.train):
             raise DataError(f"task {task.name!r} has no training examples", hint="a task with a train split")
@@ -175,10 +176,9 @@ class Target:
             method: What gives the tensors their meaning; of the same names and shapes. None is the target's own.
         """
         chosen = self.method if method is None else method
-        key = json.dumps(chosen.settings(self.backbone.model), sort_keys=True)
-        if key not in self._gradients:
-            self._gradients[key] = tensor_gradients(self.backbone, chosen, self.start, self.sample)
-        return self._gradients[key]
+        if chosen not in self._gradients:
+            self._gradients[chosen] = tensor_gradients(self.backbone, chosen, self.start, self.sample)
+        return self._gradients[chosen]
 
     def gradient_sketch(self, method: DeltaMethod | None = None) -> np.ndarray:
         """Sketch of the gradient, comparable with those in signatures of modules of the same places: (1024,).
@@ -187,12 +187,12 @@ class Target:
             method: That of what it is compared with: for a LoRA its places count. None is the target's own method.
         """
         chosen = self.method if method is None else method
-        key = tuple(sorted(chosen.places(self.backbone.model)))
-        if not in_weight_space(chosen):  # elsewhere what the tensors mean counts, too
-            key = (json.dumps(chosen.settings(self.backbone.model), sort_keys=True),)
-        if key not in self._sketches:
-            self._sketches[key] = gradient_sketch(self.backbone, chosen, self.start, self.sample).numpy()
-        return self._sketches[key]
+        if not in_weight_space(chosen):
+            return sketch_tensors(self.gradient(chosen)).numpy()
+        places = tuple(sorted(chosen.places(self.backbone.model)))
+        if places not in self._sketches:
+            self._sketches[places] = gradient_sketch(self.backbone, chosen, self.start, self.sample).numpy()
+        return self._sketches[places]
 
     # ---- short tunes
 

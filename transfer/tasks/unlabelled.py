@@ -63,9 +63,10 @@ def load_rows(
         named = table.need(delta_column, hint="--delta-column names the column that says which delta answers a row")
         deltas = tuple(None if name is None or not str(name).strip() else str(name).strip() for name in named)
         table = replace(table, columns={name: column for name, column in table.columns.items() if name != delta_column})
-    if input_column is None and template is None and trained and _has_columns(table, trained):
-        template = trained
-    columns, guessed = complete_unlabelled(Columns.from_arguments(input_column, None, choices, template), table)
+    told = Columns.from_arguments(input_column, None, choices, template)
+    if not told.inputs and told.template is None and trained:
+        told = replace(told, **_as_trained(table, trained))
+    columns, guessed = complete_unlabelled(told, table)
     notes = (*table.notes, *guessed)
     if trained not in ("", READY) and str(template_of(columns)) != trained:
         notes = (*notes, f"the delta was trained on inputs like '{trained}', not '{template_of(columns)}'")
@@ -85,8 +86,13 @@ def load_rows(
     return Rows([{"input": text} for text in inputs], fields, notes, deltas)
 
 
-def _has_columns(table: Table, template: str) -> bool:
+def _as_trained(table: Table, trained: str) -> dict[str, Any]:
+    """What says the input of `Columns` by a delta's template; nothing where the file lacks a column of it."""
     try:
-        return set(Template.parse(template).columns) <= set(table.columns)
+        template = Template.parse(trained)
     except ConfigError:  # a card by others may say anything
-        return False
+        return {}
+    if not set(template.columns) <= set(table.columns):
+        return {}
+    alone = template.parts == (("", template.columns[0]),)  # a single column is taken as it stands
+    return {"inputs": template.columns} if alone else {"template": trained}

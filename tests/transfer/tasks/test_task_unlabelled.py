@@ -106,6 +106,10 @@ def test_inputs_are_built_as_a_delta_was_trained_where_the_file_has_the_columns(
     found = load_rows(path, choices="bad,good", trained="{review}")
     assert found.rows[0]["input"] == "fine"
     assert found.notes == ()
+    path.write_text("id,review\n1,fine  film\n")  # a single column is taken as it stands, a template is not
+    assert load_rows(path, choices="bad,good", trained="{review}").rows[0]["input"] == "fine  film"
+    assert load_rows(path, choices="bad,good", trained="film: {review}").rows[0]["input"] == "film: fine film"
+    path.write_text("id,review\n1,fine\n")
     told = load_rows(path, choices="bad,good", template="film: {review}", trained="{review}")
     assert told.rows[0]["input"] == "film: fine"
     assert told.notes == ("the delta was trained on inputs like '{review}', not 'film: {review}'",)
